@@ -1,0 +1,67 @@
+# Everything installs into .venv, at the versions and hashes of requirements/*.txt. A stamp records
+# that it was done, so that a second call is instant, and a changed lock installs again.
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV ?= uv
+
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+# "check" lists its steps in the order in which they are worth reading.
+.NOTPARALLEL:
+.PHONY: help run test check lint format lock stop clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(RUN_STAMP) ## Run everything in one process, on sample data
+	@exec $(BIN)/python -m workers run --sample-data
+
+test: $(DEV_STAMP) ## Run all tests, on a real PostgreSQL and RabbitMQ (ARGS="-k slot" narrows)
+	@scripts/setup-rabbitmq
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint test ## Check format, style, types and import rules, then run all tests
+
+lint: $(DEV_STAMP) ## Check format, style, types and import rules
+	@$(BIN)/ruff format --quiet --check . || { echo "Some files need 'make format'" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+
+format: $(DEV_STAMP) ## Format the code, and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	@$(LOCK) --upgrade --extra embedded --group build --output-file requirements/run.txt
+	@$(LOCK) --upgrade --extra embedded --group build --group dev \
+	    --constraint requirements/run.txt --output-file requirements/dev.txt
+
+# --universal: one file for every Python from 3.11 on, and for every platform.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+
+stop: ## Stop the embedded PostgreSQL, should one still be up
+	@scripts/stop-postgres .local
+
+clean: stop ## Remove all that was made here, the data of "make run" included
+	@rm -rf $(VENV) .local build dist *.egg-info
+	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(RUN_STAMP): requirements/run.txt pyproject.toml
+	@scripts/setup-python $(VENV)
+	@echo "Installing what the service needs into $(VENV)"
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/run.txt
+	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt pyproject.toml
+	@scripts/setup-python $(VENV)
+	@echo "Installing what the service and its tests need into $(VENV)"
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $(RUN_STAMP) $@
