@@ -1,0 +1,79 @@
+"""What the service keeps about itself: the run ledger and the events to publish."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Index, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from workers.models.base import (
+    Base,
+    BigIntId,
+    CountFromZero,
+    TimestampNow,
+    at_least_zero,
+    one_of,
+    partial_index,
+)
+
+RunStatus = Literal["running", "succeeded", "retrying", "dead", "skipped"]
+BrokerName = Literal["rabbitmq", "in-process"]
+
+
+class JobRun(Base):
+    """One run of a job, by its `run_key`: the lock of the run, and the memory of how it went.
+
+    `run_key` is `job@slot` for a scheduled run and the message id for one on demand, so that a
+    slot, or a message, has one row however often it is delivered.
+    """
+
+    __tablename__ = "job_runs"
+    __table_args__ = (
+        UniqueConstraint("run_key"),
+        one_of("status", RunStatus),
+        one_of("broker", BrokerName),
+        at_least_zero("attempt"),
+        at_least_zero("budget_from"),
+        # "Newest first" of all jobs is the primary key, read backwards.
+        Index("job_runs_job_newest_idx", "job", text("id DESC")),
+        Index(None, "job", "slot"),
+        partial_index("job_runs_unfinished_idx", ["id"], "status IN ('running', 'retrying')"),
+        partial_index("job_runs_dead_idx", ["id"], "status = 'dead'"),
+    )
+
+    id: Mapped[BigIntId]
+    run_key: Mapped[str]
+    job: Mapped[str]
+    slot: Mapped[datetime | None]
+    message_id: Mapped[str]
+    queue: Mapped[str]
+    status: Mapped[RunStatus] = mapped_column(Text)
+    attempt: Mapped[CountFromZero]
+    # The attempt count at which the current budget of retries began. Sending a dead letter again
+    # moves it up: `attempt` counts on, and there is a fresh budget.
+    budget_from: Mapped[CountFromZero]
+    broker: Mapped[BrokerName] = mapped_column(Text, server_default=text("'rabbitmq'"))
+    enqueued_at: Mapped[TimestampNow]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    error: Mapped[str | None]
+    worker: Mapped[str | None]
+
+
+class OutboxEvent(Base):
+    """An event that leaves only if the transaction that added it committed."""
+
+    __tablename__ = "outbox_events"
+    __table_args__ = (
+        # Published rows leave the index: looking for work costs nothing when there is none.
+        partial_index("outbox_events_unpublished_idx", ["id"], "published_at IS NULL"),
+    )
+
+    id: Mapped[BigIntId]
+    type: Mapped[str]
+    key: Mapped[str]
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[TimestampNow]
+    published_at: Mapped[datetime | None]
