@@ -1,0 +1,16 @@
+"""${message}.
+
+Revises: ${down_revision | comma,n}
+"""
+
+from alembic import op
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    op.execute(
+        """
+        """
+    )
