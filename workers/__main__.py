@@ -1,0 +1,46 @@
+"""``python -m workers``: the one place that turns errors into a line each and an exit code."""
+
+import sys
+
+import click
+from dramatiq.errors import BrokerConnectionError
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.checks import first_line
+from workers.cli import cli
+from workers.schema import SchemaError
+from workers.settings import ConfigurationError
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns:
+        0, or 1 for a failure, 2 for bad usage or configuration.
+    """
+    try:
+        return int(cli.main(prog_name="python -m workers", standalone_mode=False) or 0)
+    except click.Abort:
+        return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except ConfigurationError as error:
+        return _complain(str(error), 2)
+    except SchemaError as error:
+        return _complain(str(error), 1)
+    except SQLAlchemyError as error:
+        return _complain(f"the database failed: {first_line(error)}", 1)
+    except BrokerConnectionError as error:
+        return _complain(f"RABBITMQ_URL: cannot publish: {first_line(error)}", 1)
+
+
+def _complain(line: str, code: int) -> int:
+    click.echo(f"Error: {line}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

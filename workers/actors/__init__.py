@@ -1,0 +1,8 @@
+"""The actors: what dramatiq calls. Each is a job's policy and one call of its rule.
+
+Importing this package declares all of them on the current broker.
+"""
+
+from workers.actors import customer_service
+
+__all__ = ["customer_service"]

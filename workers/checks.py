@@ -1,0 +1,81 @@
+"""What ``python -m workers check`` looks at: everything that the service needs to run."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import dramatiq
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers import schema
+from workers.broker import InProcessBroker
+from workers.database import Database
+from workers.job import QUEUES
+from workers.periodic import Entry
+from workers.settings import Settings
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    subject: str
+    is_ok: bool
+    text: str
+
+
+def run_checks(
+    settings: Settings,
+    database: Database,
+    broker: dramatiq.Broker,
+    schedule: tuple[Entry, ...],
+) -> Iterator[Finding]:
+    """Look at one thing after the other. Nothing is created or changed."""
+    # A wrong setting, or schedule, would have stopped the process before it came here.
+    yield Finding("configuration", True, "every variable can be used")
+    yield from _database_findings(settings, database)
+    yield from _broker_findings(settings, broker)
+    yield Finding("schedule", True, f"{len(schedule)} jobs, each with an actor")
+
+
+def _database_findings(settings: Settings, database: Database) -> Iterator[Finding]:
+    kind = "DATABASE_URL" if settings.database_url else "embedded, DATABASE_URL is not set"
+    try:
+        with database.transaction() as session:
+            version = session.connection().dialect.server_version_info or ()
+        yield Finding("database", True, f"PostgreSQL {'.'.join(map(str, version))} ({kind})")
+        schema.require_current(database.engine)
+    except SQLAlchemyError as error:
+        yield Finding("database", False, f"{kind}: {first_line(error)}")
+        yield Finding("schema", False, "not checked: the database cannot be reached")
+    except schema.SchemaError as error:
+        yield Finding("schema", False, str(error))
+    else:
+        yield Finding("schema", True, f"at revision {schema.head_revision()}")
+
+
+def _broker_findings(settings: Settings, broker: dramatiq.Broker) -> Iterator[Finding]:
+    if isinstance(broker, InProcessBroker):
+        is_wanted = settings.rabbitmq_url is None
+        reason = "RABBITMQ_URL is not set" if is_wanted else "pika cannot be imported"
+        yield Finding("broker", is_wanted, f"in-process: {reason}")
+        yield Finding("queues", is_wanted, "in memory")
+        return
+    from workers import rabbitmq  # noqa: PLC0415 - pika may be missing
+
+    assert isinstance(broker, rabbitmq.Rabbitmq)  # noqa: S101 - there are two kinds
+    unreachable = rabbitmq.why_unreachable(broker)
+    if unreachable:
+        yield Finding("broker", False, f"RABBITMQ_URL: cannot connect: {unreachable}")
+        yield Finding("queues", False, "not checked: RabbitMQ cannot be reached")
+        return
+    yield Finding("broker", True, "RabbitMQ answers")
+    problems = rabbitmq.find_problems(broker, QUEUES)
+    for problem in problems:
+        yield Finding("queues", False, problem)
+    if not problems:
+        yield Finding("queues", True, f"{', '.join(QUEUES)}: as declared, or yet to be")
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's first line; of a database error, the server's or the driver's words."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,147 @@
+"""PostgreSQL: the engine, the transaction, and the locks that a run holds.
+
+This is the one file in which ``commit`` and ``rollback`` stand (a test keeps it so). Everything
+else works inside `Database.transaction`, or inside the transactions of a `Lease`.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from workers import local_postgres
+
+log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_SECONDS = 10
+"""How long a statement waits for a row that somebody else has locked, before it fails."""
+
+
+class Database:
+    """The connection pool of one process. Connects when first used, not when made.
+
+    Args:
+        url: a SQLAlchemy URL; None starts, or joins, the embedded server.
+        statement_timeout_seconds: when PostgreSQL itself ends a statement. An exception raised in
+            a thread does not reach it while it waits for the server, so the server must.
+    """
+
+    def __init__(self, url: str | None, *, statement_timeout_seconds: int = 1500) -> None:
+        self._url = url
+        self._statement_timeout_seconds = statement_timeout_seconds
+
+    @cached_property
+    def engine(self) -> Engine:
+        server_settings = {
+            "timezone": "UTC",
+            "statement_timeout": f"{self._statement_timeout_seconds}s",
+            "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+            # A killed worker's backend would otherwise go on waiting for a lock, and hold the
+            # claim of its run, until the statement returns.
+            "client_connection_check_interval": "2s",
+        }
+        return create_engine(
+            self._url or local_postgres.start(),
+            pool_size=5,
+            # One connection a worker thread; more threads than this wait for each other.
+            max_overflow=20,
+            pool_timeout=10,
+            # One round trip at checkout, so that a database restart fails no run that began later.
+            pool_pre_ping=True,
+            connect_args={
+                "application_name": "workers",
+                "connect_timeout": 5,
+                "options": " ".join(f"-c {name}={value}" for name, value in server_settings.items()),
+                "keepalives": 1,
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+            },
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Commit what the block did, or roll it back if anything at all was raised."""
+        with self.engine.connect() as connection, _transaction(_session(connection)) as session:
+            yield session
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """Lend one connection for several transactions, with locks that outlive each of them."""
+        with self.engine.connect() as connection:
+            lease = Lease(connection)
+            try:
+                yield lease
+            finally:
+                lease.release()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+class Lease:
+    """One connection, held for the length of one run.
+
+    The locks are PostgreSQL's session-level advisory locks: they belong to the connection, so that
+    a killed worker, a cut network or a restarted server gives them back without anybody's help.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.session = _session(connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Like `Database.transaction`, on this lease's connection, always with its one session."""
+        with _transaction(self.session):
+            yield self.session
+
+    def try_lock(self, name: str) -> bool:
+        """Take the lock `name` until the lease ends, unless another connection holds it."""
+        taken = self.session.scalar(
+            text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
+        )
+        return bool(taken)
+
+    def release(self) -> None:
+        """Give the locks back. A connection that cannot is closed, which gives them back too."""
+        try:
+            with self.transaction() as session:
+                session.execute(text("SELECT pg_advisory_unlock_all()"))
+        except BaseException as error:
+            self._connection.invalidate()
+            if not isinstance(error, Exception):
+                raise
+            log.warning("Closed a database connection that could not release its locks: %s", error)
+
+
+def _session(connection: Connection) -> Session:
+    return Session(connection, expire_on_commit=False)
+
+
+@contextmanager
+def _transaction(session: Session) -> Iterator[Session]:
+    try:
+        yield session
+        session.commit()
+    except BaseException:
+        # Also for time limits and shutdown, which arrive as BaseException at any line, even inside
+        # COMMIT. What its outcome was is then settled by the claim, at the next delivery.
+        _roll_back(session)
+        raise
+    finally:
+        session.close()
+
+
+def _roll_back(session: Session) -> None:
+    try:
+        session.rollback()
+    except Exception:
+        # The error that brought us here matters more; the server rolls back by itself.
+        log.warning("Rollback failed; closing the connection", exc_info=True)
+        session.invalidate()

@@ -1,0 +1,94 @@
+"""How the process logs: one JSON object a line for machines, one readable line for people.
+
+Records of libraries pass through the same formatter, so each line that is written during a run
+carries its job, slot, attempt and message id, whoever wrote it.
+"""
+
+import logging
+import sys
+from datetime import datetime
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+MARKS = {
+    "succeeded": ("✓", "32"),
+    "retrying": ("↻", "33"),
+    "dead": ("✗", "31"),
+    "skipped": ("–", "90"),
+    "duplicate": ("=", "90"),
+    "postponed": ("…", "90"),
+}
+"""For the console: the mark and the ANSI colour of each outcome of a delivery."""
+
+
+def configure(log_format: Literal["json", "console"], level: str) -> None:
+    """Send all logging of this process to standard error in one format. Safe to call again."""
+    if log_format == "json":
+        last: list[Processor] = [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    else:
+        last = [_render_for_people]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*SHARED, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # pika tells each step of each connection attempt; what matters of it, dramatiq says too.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    structlog.configure(
+        processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _render_for_people(_logger: Any, _method: str, event: EventDict) -> str:
+    time = datetime.fromisoformat(event.pop("timestamp")).astimezone().strftime("%H:%M:%S")
+    trace = event.pop("exc_info", None)
+    level = event.pop("level")
+    event.pop("logger", None)
+    message = event.pop("event")
+    if "outcome" in event:
+        line = f"{time}  {_outcome_line(event)}"
+    else:
+        details = "  ".join(f"{name}={value}" for name, value in event.items())
+        line = f"{time}  {'' if level == 'info' else level.upper() + ' '}{message}  {details}"
+    if trace:
+        line += "\n" + structlog.processors.format_exc_info(None, "", {"exc_info": trace})["exception"]
+    return line.rstrip()
+
+
+def _outcome_line(event: EventDict) -> str:
+    mark, colour = MARKS[event["outcome"]]
+    if sys.stderr.isatty():
+        mark = f"\x1b[{colour}m{mark}\x1b[0m"
+    slot = event.get("slot")
+    due = f"slot {slot[11:19]}" if slot else "on demand"
+    attempt = event.get("attempt") or 0
+    parts = [f"{mark} {event['job']:<32} {due:<13}"]
+    if "duration_seconds" in event:
+        parts.append(f"{event['duration_seconds'] * 1000:>6.0f} ms")
+    if attempt > 1:
+        parts.append(f"attempt {attempt}")
+    if event.get("result"):
+        parts.append(", ".join(f"{name} {count}" for name, count in event["result"].items()))
+    if event["outcome"] != "succeeded":
+        parts.append(event["outcome"] + (f": {event['reason']}" if event.get("reason") else ""))
+    return "  ".join(parts)

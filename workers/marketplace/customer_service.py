@@ -1,0 +1,313 @@
+"""Customer service: who waits gets an agent, and chats that fell silent are warned, ended, deleted."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+from workers.batches import Batches
+from workers.marketplace.notices import Notice, languages, notify
+from workers.marketplace.texts import CHAT_MESSAGES
+from workers.outbox import record_events
+
+# --- Assignment -----------------------------------------------------------------------------------
+#
+# The fairest agent is the one with the most room, and taking a seat leaves one less. So an agent
+# with room 3 offers seats of the levels 3, 2, 1, and giving each person in turn to the agent with
+# the most room is the same as handing out all seats by falling level.
+
+LOCK_WAITING = text("""
+    SELECT entry.id, entry.user_id
+    FROM customer_service_queue AS entry
+    WHERE entry.status = 'waiting'
+    -- Who has a chat already needs no seat, so lack of seats must not keep them from being seen.
+    ORDER BY EXISTS (SELECT FROM customer_service_chats AS chat
+                     WHERE chat.user_id = entry.user_id AND chat.ended_at IS NULL) DESC,
+             entry.queued_at, entry.id
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+""")
+
+# The foreign keys of a chat that the web app is about to insert need these rows too, so it waits,
+# and what is counted after this is true. Nobody waits for a person's row here: a long transaction
+# about one person must not hold up all others.
+LOCK_PEOPLE = text("""
+    SELECT id FROM users WHERE id = ANY(:user_ids) ORDER BY id FOR UPDATE SKIP LOCKED
+""")
+LOCK_AGENTS = text("""
+    SELECT id FROM customer_service_agents WHERE is_online ORDER BY id FOR UPDATE
+""")
+
+PLACE = text("""
+    WITH entry AS (
+        SELECT id, user_id, row_number() OVER (ORDER BY queued_at, id) AS place
+        FROM customer_service_queue
+        WHERE id = ANY(:entry_ids) AND user_id = ANY(:user_ids)
+    ), open_chat AS (
+        SELECT DISTINCT ON (user_id) user_id, agent_id, id AS chat_id
+        FROM customer_service_chats
+        WHERE user_id = ANY(:user_ids) AND ended_at IS NULL
+        ORDER BY user_id, id
+    ), person AS (
+        SELECT user_id, row_number() OVER (ORDER BY min(place)) AS turn
+        FROM entry
+        WHERE user_id NOT IN (SELECT user_id FROM open_chat)
+        GROUP BY user_id
+    ), agent AS (
+        SELECT agent.id, agent.avg_rating, agent.max_concurrent_chats - count(chat.id) AS room
+        FROM customer_service_agents AS agent
+        LEFT JOIN customer_service_chats AS chat
+            ON chat.agent_id = agent.id AND chat.ended_at IS NULL
+        WHERE agent.id = ANY(:agent_ids)
+        GROUP BY agent.id
+    ), seat AS (
+        SELECT agent.id AS agent_id,
+               row_number() OVER (ORDER BY level DESC, avg_rating DESC, agent.id) AS turn
+        FROM agent, generate_series(greatest(1, room - :people + 1), room) AS level
+    ), new_chat AS (
+        INSERT INTO customer_service_chats (user_id, agent_id, created_at, last_message_at)
+        SELECT user_id, agent_id, :now, :now
+        FROM person JOIN seat USING (turn)
+        ORDER BY turn
+        RETURNING user_id, agent_id, id AS chat_id
+    ), chat AS (
+        SELECT user_id, agent_id, chat_id FROM open_chat
+        UNION ALL
+        SELECT user_id, agent_id, chat_id FROM new_chat
+    )
+    UPDATE customer_service_queue AS entry
+    SET status = 'assigned', assigned_agent_id = chat.agent_id, assigned_at = :now,
+        chat_id = chat.chat_id
+    FROM chat
+    WHERE entry.id = ANY(:entry_ids) AND entry.user_id = chat.user_id
+    RETURNING entry.id, entry.user_id, chat.agent_id, chat.chat_id
+""")
+
+COUNT_WAITING = text("""
+    SELECT count(*) AS waiting,
+           count(*) FILTER (
+               WHERE EXISTS (SELECT FROM customer_service_chats AS chat
+                             WHERE chat.user_id = entry.user_id AND chat.ended_at IS NULL)
+           ) AS with_chat
+    FROM customer_service_queue AS entry
+    WHERE entry.status = 'waiting'
+""")
+
+
+def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batches:
+    """Give the people who wait an agent: the oldest entry first, to the agent with the most room.
+
+    A user with an open chat is given that chat. No agent exceeds their capacity, whatever the web
+    app does meanwhile; a person whose row somebody else has locked stays in the queue.
+
+    Returns:
+        ``assigned``, the entries that were; ``waiting``, those that still wait.
+    """
+    while True:
+        entries = session.execute(LOCK_WAITING, {"batch_size": batch_size}).all()
+        placed = _place(session, now, entries) if entries else []
+        left = session.execute(COUNT_WAITING).one()
+        is_room_left = bool(entries) and len(placed) == len(entries)
+        if not placed or not (left.with_chat or (left.waiting and is_room_left)):
+            return {"assigned": len(placed), "waiting": left.waiting}
+        yield {"assigned": len(placed)}
+
+
+def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+    people = {"user_ids": list({entry.user_id for entry in entries})}
+    user_ids = list(session.scalars(LOCK_PEOPLE, people))
+    agent_ids = list(session.scalars(LOCK_AGENTS))
+    placed = session.execute(
+        PLACE,
+        {
+            "entry_ids": [entry.id for entry in entries],
+            "user_ids": user_ids,
+            "agent_ids": agent_ids,
+            "people": len(user_ids),
+            "now": now,
+        },
+    ).all()
+    placed = sorted(placed, key=lambda entry: entry.id)
+    notices = [Notice(entry.user_id, entry.chat_id) for entry in placed]
+    notify(session, now, "customer_service_assigned", notices)
+    _record_chat_events(session, "customer_service.chat_assigned", placed)
+    return placed
+
+
+# --- Silence --------------------------------------------------------------------------------------
+
+# `= ANY (ARRAY(SELECT … LIMIT …))` and not `IN (SELECT … LIMIT …)`, for which the planner reads
+# the whole table in each batch.
+END_SILENT = text("""
+    UPDATE customer_service_chats AS chat
+    SET ended_at = :now, ended_reason = 'timeout', ended_by = 'system',
+        ended_type = CASE
+            WHEN (SELECT message.sender_type
+                  FROM customer_service_messages AS message
+                  WHERE message.chat_id = chat.id AND message.sender_type <> 'system'
+                  ORDER BY message.created_at DESC, message.id DESC
+                  LIMIT 1) = 'user'
+            THEN 'agent_inactive'
+            ELSE 'user_inactive'
+        END
+    WHERE chat.id = ANY (ARRAY(
+        SELECT id FROM customer_service_chats
+        WHERE ended_at IS NULL AND last_message_at <= :silent_since
+        ORDER BY last_message_at, id
+        LIMIT :batch_size
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING chat.id AS chat_id, chat.user_id, chat.agent_id, chat.ended_type
+""")
+
+WARN_SILENT = text("""
+    UPDATE customer_service_chats AS chat
+    SET warned_at = :now
+    WHERE chat.id = ANY (ARRAY(
+        SELECT id FROM customer_service_chats
+        WHERE ended_at IS NULL
+          AND last_message_at <= :silent_since AND last_message_at > :ended_since
+          AND (warned_at IS NULL OR warned_at < last_message_at)
+        ORDER BY last_message_at, id
+        LIMIT :batch_size
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING chat.id AS chat_id, chat.user_id, chat.agent_id, chat.last_message_at
+""")
+
+SAY = text("""
+    INSERT INTO customer_service_messages (chat_id, sender_type, content, created_at)
+    SELECT chat_id, 'system', content, :now
+    FROM unnest(CAST(:chat_ids AS bigint[]), CAST(:contents AS text[])) AS line (chat_id, content)
+""")
+
+
+def end_silent_chats(
+    session: Session, now: datetime, *, timeout: timedelta, batch_size: int
+) -> Batches:
+    """End the open chats in which nobody has written for `timeout` or longer.
+
+    Returns:
+        ``ended``, the chats.
+    """
+    while True:
+        chats = session.execute(
+            END_SILENT, {"now": now, "silent_since": now - timeout, "batch_size": batch_size}
+        ).all()
+        _say(session, now, "timeout", [(chat, {}) for chat in chats])
+        notices = [Notice(chat.user_id, chat.chat_id) for chat in chats]
+        notify(session, now, "customer_service_chat_ended", notices)
+        _record_chat_events(session, "customer_service.chat_ended", chats, "ended_type")
+        if len(chats) < batch_size:
+            return {"ended": len(chats)}
+        yield {"ended": len(chats)}
+
+
+def warn_silent_chats(
+    session: Session, now: datetime, *, warning: timedelta, timeout: timedelta, batch_size: int
+) -> Batches:
+    """Warn both sides of open chats that are silent for `warning` but not yet for `timeout`.
+
+    Once for each silence: a message from anyone begins a new one.
+
+    Returns:
+        ``warned``, the chats.
+    """
+    while True:
+        chats = session.execute(
+            WARN_SILENT,
+            {
+                "now": now,
+                "silent_since": now - warning,
+                "ended_since": now - timeout,
+                "batch_size": batch_size,
+            },
+        ).all()
+        seconds_left = {chat: _whole_seconds(chat.last_message_at + timeout - now) for chat in chats}
+        texts = [(chat, {"seconds": seconds}) for chat, seconds in seconds_left.items()]
+        _say(session, now, "timeout_warning", texts)
+        notices = [Notice(chat.user_id, chat.chat_id, values) for chat, values in texts]
+        notify(session, now, "customer_service_timeout_warning", notices)
+        events = [
+            (str(chat.chat_id), {**_who(chat), "seconds_left": seconds})
+            for chat, seconds in seconds_left.items()
+        ]
+        record_events(session, "customer_service.timeout_warning", events)
+        if len(chats) < batch_size:
+            return {"warned": len(chats)}
+        yield {"warned": len(chats)}
+
+
+def _whole_seconds(duration: timedelta) -> int:
+    """Round up."""
+    return -(-duration // timedelta(seconds=1))
+
+
+def _say(
+    session: Session,
+    now: datetime,
+    occasion: str,
+    chats: Collection[tuple[Row[Any], dict[str, Any]]],
+) -> None:
+    """Write a system message into each chat. It does not count as somebody having written."""
+    if not chats:
+        return
+    language_of = languages(session, [chat.user_id for chat, _ in chats])
+    texts = CHAT_MESSAGES[occasion]
+    contents = [texts[language_of[chat.user_id]].format_map(values) for chat, values in chats]
+    chat_ids = [chat.chat_id for chat, _ in chats]
+    session.execute(SAY, {"now": now, "chat_ids": chat_ids, "contents": contents})
+
+
+def _record_chat_events(
+    session: Session, event_type: str, chats: Collection[Row[Any]], *details: str
+) -> None:
+    events = [
+        (str(chat.chat_id), _who(chat) | {name: getattr(chat, name) for name in details})
+        for chat in chats
+    ]
+    record_events(session, event_type, events)
+
+
+def _who(chat: Row[Any]) -> dict[str, Any]:
+    return {"chat_id": chat.chat_id, "user_id": chat.user_id, "agent_id": chat.agent_id}
+
+
+# --- Clean-up -------------------------------------------------------------------------------------
+
+LOCK_OLD = text("""
+    SELECT id FROM customer_service_chats
+    WHERE ended_at < :ended_before
+    ORDER BY ended_at, id
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+""")
+DELETE_MESSAGES = text("""
+    WITH deleted AS (
+        DELETE FROM customer_service_messages WHERE chat_id = ANY(:chat_ids) RETURNING 1
+    )
+    SELECT count(*) FROM deleted
+""")
+DELETE_CHATS = text("DELETE FROM customer_service_chats WHERE id = ANY(:chat_ids)")
+
+
+def delete_old_chats(
+    session: Session, now: datetime, *, retention: timedelta, batch_size: int
+) -> Batches:
+    """Delete chats that ended more than `retention` ago, with their messages. Never an open one.
+
+    Queue entries that pointed at one stay, with no chat.
+
+    Returns:
+        ``chats`` and ``messages``, the rows deleted.
+    """
+    while True:
+        cutoff = {"ended_before": now - retention, "batch_size": batch_size}
+        chat_ids = list(session.scalars(LOCK_OLD, cutoff))
+        messages = session.scalar(DELETE_MESSAGES, {"chat_ids": chat_ids}) or 0
+        session.execute(DELETE_CHATS, {"chat_ids": chat_ids})
+        if len(chat_ids) < batch_size:
+            return {"chats": len(chat_ids), "messages": messages}
+        yield {"chats": len(chat_ids), "messages": messages}

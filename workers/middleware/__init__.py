@@ -1,0 +1,1 @@
+"""What happens around every job, one concern a file; `workers.broker` puts them in order."""

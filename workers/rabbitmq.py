@@ -1,0 +1,122 @@
+"""RabbitMQ as this service uses it: dramatiq's broker, with durable and confirmed everything."""
+
+from typing import Any
+
+import dramatiq
+import pika
+from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
+from dramatiq.common import dq_name, xq_name
+from dramatiq.errors import ConnectionClosed
+
+MAX_PRIORITY = 10
+"""``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
+
+PRECONDITION_FAILED = 406
+NOT_FOUND = 404
+
+
+class Rabbitmq(RabbitmqBroker):
+    """dramatiq's RabbitMQ broker, for classic queues with priorities or for quorum queues.
+
+    Publishing waits for RabbitMQ's confirm: without, a message can vanish on its way and nobody is
+    told; with it, a queue that somebody deleted is declared anew. Quorum queues are replicated
+    over a cluster, and have no priorities of this kind.
+    """
+
+    def __init__(
+        self, *, urls: list[str], queue_type: str, middleware: list[dramatiq.Middleware]
+    ) -> None:
+        self.is_quorum = queue_type == "quorum"
+        super().__init__(
+            url=urls,
+            confirm_delivery=True,
+            max_priority=None if self.is_quorum else MAX_PRIORITY,
+            middleware=middleware,
+        )
+
+    def enqueue(
+        self, message: dramatiq.Message[Any], *, delay: int | None = None
+    ) -> dramatiq.Message[Any]:
+        """Publish a message, and wait until RabbitMQ has it.
+
+        Raises:
+            ConnectionClosed: if it cannot be reached, also by name.
+        """
+        try:
+            return super().enqueue(message, delay=delay)
+        except OSError as error:
+            # A host name that does not resolve is the one failure that pika does not wrap.
+            raise ConnectionClosed(error) from None
+
+    def queue_arguments(self, queue_name: str) -> dict[str, dict[str, Any]]:
+        """Return the arguments of a queue, its delay queue and its dead-letter queue, by name."""
+        shared: dict[str, Any] = {"x-queue-type": "quorum"} if self.is_quorum else {}
+        arguments = self._build_queue_arguments(queue_name)
+        return {
+            queue_name: arguments,
+            dq_name(queue_name): arguments,
+            xq_name(queue_name): {"x-message-ttl": DEAD_MESSAGE_TTL, **shared},
+        }
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._build_queue_arguments(queue_name)
+        if self.is_quorum:
+            arguments["x-queue-type"] = "quorum"
+        return arguments
+
+    def _declare_xq_queue(self, queue_name: str) -> Any:
+        name = xq_name(queue_name)
+        arguments = self.queue_arguments(queue_name)[name]
+        return self.channel.queue_declare(queue=name, durable=True, arguments=arguments)
+
+
+def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
+    """Compare the queues on the server with what this broker would declare.
+
+    Nothing is created: a queue that does not exist yet is none of the problems.
+
+    Returns:
+        one line for each queue whose arguments differ.
+
+    Raises:
+        pika.exceptions.AMQPError: if RabbitMQ cannot be reached or refuses.
+    """
+    problems = []
+    connection = pika.BlockingConnection(broker.parameters)
+    try:
+        for queue_name in queue_names:
+            for name, arguments in broker.queue_arguments(queue_name).items():
+                try:
+                    connection.channel().queue_declare(name, passive=True)
+                    connection.channel().queue_declare(name, durable=True, arguments=arguments)
+                except pika.exceptions.ChannelClosedByBroker as error:
+                    if error.reply_code == PRECONDITION_FAILED:
+                        problems.append(f"{name}: {error.reply_text}")
+                    elif error.reply_code != NOT_FOUND:
+                        raise
+    finally:
+        connection.close()
+    return problems
+
+
+def why_unreachable(broker: Rabbitmq) -> str | None:
+    """Try to connect.
+
+    Returns:
+        None if RabbitMQ answers, else the reason in one line.
+    """
+    try:
+        pika.BlockingConnection(broker.parameters).close()
+    except (pika.exceptions.AMQPError, OSError) as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Put pika's errors, which nest and are often silent, into words."""
+    while isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
+        inner = getattr(error.args[0], "exception", error.args[0])
+        if not isinstance(inner, Exception):
+            break
+        error = inner
+    return str(error) or type(error).__name__

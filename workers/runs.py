@@ -1,0 +1,276 @@
+"""The run ledger: who may run a job now, and what became of it.
+
+Each run has one row in ``job_runs``, named by its `run_key`: ``job@slot`` for a scheduled run, the
+message id for one on demand. The row is the memory that makes effects happen once:
+
+    (no row) ── claim ──► running ── effects and success, one commit ──► succeeded
+                │            │
+                │            ├── failed, attempts left ──► retrying ── claim ──► running
+                │            └── failed, none left ──────► dead
+                └── not current, or its job is running ──► skipped
+
+Authority is held by two locks, taken in this order on the connection that carries the effects:
+
+1. ``run:<run_key>``: only one delivery of a run at a time. A rival is *postponed*, never
+   acknowledged: the holder may yet die, and then this message is the run's last trace. Row first,
+   since a rival that took the job's lock first would write `skipped` over a run about to start.
+2. ``job:<name>``: runs of one job never overlap, across processes and machines.
+
+Both are lost with the connection, so a run whose worker was killed can be claimed again at once.
+The claim then marks the run as started in a short transaction of its own, so that people see it
+and a killed attempt counts. Every transaction of the run begins by locking the row again and
+looking whether the run is still this attempt's (`hold`): the success is written in the transaction
+of the effects, so both happen or neither does. If the answer to COMMIT is lost, the next delivery
+finds out what its outcome was.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from workers.batches import Counts
+from workers.database import Database, Lease
+from workers.models import JobRun
+from workers.periodic import utc_now
+
+LOCK_NOT_AVAILABLE = "55P03"
+MAX_ERROR_CHARACTERS = 20_000
+
+
+class Verdict(StrEnum):
+    """What is to be done with a delivered message."""
+
+    RUN = "run"
+    DUPLICATE = "duplicate"
+    """The run has ended already: acknowledge."""
+    SKIPPED = "skipped"
+    """This slot is not run: acknowledge."""
+    POSTPONED = "postponed"
+    """Not now, and no attempt is used: deliver again soon."""
+    DEAD = "dead"
+    """No attempts are left: dead-letter."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a message says about the run that it asks for."""
+
+    job: str
+    slot: datetime | None
+    message_id: str
+    queue: str
+    enqueued_at: datetime
+    max_retries: int
+    broker: str
+
+    @property
+    def run_key(self) -> str:
+        return self.message_id if self.slot is None else f"{self.job}@{self.slot:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The ledger's answer to a delivery."""
+
+    verdict: Verdict
+    reason: str = ""
+    run_id: int = 0
+    attempt: int = 0
+    counts: Counts | None = None
+    """What batches of earlier attempts have committed already."""
+
+
+class ClaimLost(Exception):
+    """The run is no longer this attempt's: its connection broke, and another worker took over."""
+
+
+def claim(
+    lease: Lease, delivery: Delivery, *, now: datetime, current_slot: datetime | None
+) -> Claim:
+    """Decide what becomes of a delivery and, if it is to run, mark the run as started.
+
+    Args:
+        lease: the connection for the effects; the locks stay on it.
+        delivery: the message.
+        now: the time of the start.
+        current_slot: the job's latest slot at `now`; None for a run on demand.
+    """
+    try:
+        with lease.transaction() as session:
+            if not lease.try_lock(f"run:{delivery.run_key}"):
+                return Claim(Verdict.POSTPONED, "this run is being executed elsewhere")
+            run = session.scalar(
+                select(JobRun)
+                .where(JobRun.run_key == delivery.run_key)
+                .with_for_update(nowait=True)
+            )
+            return _judge(lease, run, delivery, now, current_slot)
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            return Claim(Verdict.POSTPONED, "somebody holds the row of this run")
+        raise
+
+
+def _judge(
+    lease: Lease,
+    run: JobRun | None,
+    delivery: Delivery,
+    now: datetime,
+    current_slot: datetime | None,
+) -> Claim:
+    if run is not None and run.status in ("succeeded", "skipped"):
+        return Claim(Verdict.DUPLICATE, f"this run has {run.status} already", run.id, run.attempt)
+
+    is_first_for_slot = run is None and delivery.slot is not None
+    if is_first_for_slot and current_slot and delivery.slot and delivery.slot < current_slot:
+        return _skip(lease.session, delivery, now, "a newer slot is due")
+
+    attempts = 1 + delivery.max_retries
+    if run is not None and run.attempt - run.budget_from >= attempts:
+        if run.status != "dead":
+            run.status = "dead"
+            run.finished_at = now
+            run.error = run.error or f"its worker was lost in each of {attempts} attempts"
+        return Claim(Verdict.DEAD, "no attempts are left", run.id, run.attempt)
+
+    if not lease.try_lock(f"job:{delivery.job}"):
+        if is_first_for_slot:
+            return _skip(lease.session, delivery, now, "another run of this job is in progress")
+        return Claim(Verdict.POSTPONED, "another run of this job is in progress")
+
+    if run is None:
+        run = _new_run(delivery)
+        lease.session.add(run)
+    run.status = "running"
+    run.attempt += 1
+    run.message_id = delivery.message_id
+    run.queue = delivery.queue
+    run.broker = delivery.broker
+    run.started_at = now
+    run.finished_at = None
+    run.error = None
+    run.worker = f"{socket.gethostname()}:{os.getpid()}"
+    lease.session.flush()
+    return Claim(Verdict.RUN, run_id=run.id, attempt=run.attempt, counts=run.result)
+
+
+def _new_run(delivery: Delivery) -> JobRun:
+    return JobRun(
+        run_key=delivery.run_key,
+        job=delivery.job,
+        slot=delivery.slot,
+        message_id=delivery.message_id,
+        queue=delivery.queue,
+        broker=delivery.broker,
+        enqueued_at=delivery.enqueued_at,
+        attempt=0,
+        budget_from=0,
+    )
+
+
+def _skip(session: Session, delivery: Delivery, now: datetime, reason: str) -> Claim:
+    run = _new_run(delivery)
+    run.status = "skipped"
+    run.finished_at = now
+    run.error = reason
+    session.add(run)
+    return Claim(Verdict.SKIPPED, reason)
+
+
+def hold(session: Session, claim: Claim) -> None:
+    """Lock the run's row for this transaction, and make sure that the run is still ours.
+
+    Raises:
+        ClaimLost: if another attempt has begun since.
+    """
+    row = session.execute(select(JobRun.id).where(_is_ours(claim)).with_for_update()).first()
+    if row is None:
+        raise ClaimLost(f"attempt {claim.attempt} is no longer the one that runs")
+
+
+def record_progress(session: Session, claim: Claim, counts: Counts) -> None:
+    """Write what has been done so far, in the transaction that does it."""
+    session.execute(update(JobRun).where(JobRun.id == claim.run_id).values(result=counts))
+
+
+def record_success(session: Session, claim: Claim, counts: Counts) -> None:
+    """Write the success, in the (last) transaction of the effects."""
+    session.execute(
+        update(JobRun)
+        .where(JobRun.id == claim.run_id)
+        .values(status="succeeded", result=counts, finished_at=utc_now())
+    )
+
+
+def record_failure(database: Database, claim: Claim, max_retries: int, error: str) -> str | None:
+    """Write a failure, in a transaction of its own on a connection of its own.
+
+    Returns:
+        ``retrying`` or ``dead``; None if the run is no longer this attempt's to judge.
+    """
+    with database.transaction() as session:
+        run = session.scalar(select(JobRun).where(_is_ours(claim)).with_for_update())
+        if run is None:
+            return None
+        has_attempts_left = run.attempt - run.budget_from <= max_retries
+        run.status = "retrying" if has_attempts_left else "dead"
+        run.finished_at = utc_now()
+        run.error = _storable(error)
+        return run.status
+
+
+def record_dead(database: Database, claim: Claim, reason: str) -> None:
+    """Write that a run which was to be retried is a dead letter instead."""
+    with database.transaction() as session:
+        run = session.scalar(
+            select(JobRun)
+            .where(
+                JobRun.id == claim.run_id,
+                JobRun.attempt == claim.attempt,
+                JobRun.status == "retrying",
+            )
+            .with_for_update()
+        )
+        if run is not None:
+            run.status = "dead"
+            run.error = _storable(f"{reason}\n\n{run.error}")
+
+
+def _is_ours(claim: Claim) -> ColumnElement[bool]:
+    is_ours: Any = (
+        (JobRun.id == claim.run_id)
+        & (JobRun.attempt == claim.attempt)
+        & (JobRun.status == "running")
+    )
+    return is_ours
+
+
+def _storable(text: str) -> str:
+    """Fit text of any origin into a PostgreSQL text column, which takes neither NUL nor surrogates."""
+    encoded = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    return encoded.decode()[:MAX_ERROR_CHARACTERS]
+
+
+def unfinished_in_process(database: Database) -> list[JobRun]:
+    """Return the runs whose messages were in the memory of a process, oldest first."""
+    with database.transaction() as session:
+        return list(
+            session.scalars(
+                select(JobRun)
+                .where(JobRun.status.in_(("running", "retrying")), JobRun.broker == "in-process")
+                .order_by(JobRun.id)
+            )
+        )
+
+
+def find_run(database: Database, run_key: str) -> JobRun | None:
+    """Return the run of this key, or None if it has not started."""
+    with database.transaction() as session:
+        return session.scalar(select(JobRun).where(JobRun.run_key == run_key))
