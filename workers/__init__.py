@@ -51,5 +51,6 @@ def _compose() -> App:
 try:
     app = _compose()
 except (ConfigurationError, ScheduleError) as error:
-    print(error, file=sys.stderr)
+    for line in str(error).splitlines():
+        print(f"Error: {line}", file=sys.stderr)
     raise SystemExit(2) from None

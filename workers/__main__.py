@@ -11,6 +11,9 @@ from workers.cli import cli
 from workers.schema import SchemaError
 from workers.settings import ConfigurationError
 
+SCHEMA_CODES = ("42P01", "42703")
+"""PostgreSQL's codes for a table, and a column, that does not exist."""
+
 
 def main() -> int:
     """Run the command line.
@@ -32,6 +35,8 @@ def main() -> int:
     except SchemaError as error:
         return _complain(str(error), 1)
     except SQLAlchemyError as error:
+        if getattr(getattr(error, "orig", None), "pgcode", None) in SCHEMA_CODES:
+            return _complain("the schema is behind: run 'python -m workers migrate'", 1)
         return _complain(f"the database failed: {first_line(error)}", 1)
     except BrokerConnectionError as error:
         return _complain(f"RABBITMQ_URL: cannot publish: {first_line(error)}", 1)

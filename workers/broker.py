@@ -13,7 +13,7 @@ from dramatiq.middleware import CurrentMessage, TimeLimit
 from workers.database import Database
 from workers.job import QUEUES
 from workers.middleware.logs import LogContext
-from workers.middleware.processes import FairPrefetch, PatientSignals
+from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGuard
 from workers.middleware.retries import Retries
 from workers.middleware.slots import Slots
 from workers.middleware.transaction import Transaction, is_wrapped
@@ -81,6 +81,7 @@ def _middleware(
         Transaction(database, settings, broker_name=broker_name),
         # The rest looks at worker processes, not at messages.
         EmbeddedOnly(),
+        SchemaGuard(database),
         FairPrefetch(),
         PatientSignals(settings.shutdown_grace_seconds),
     ]

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -10,15 +11,19 @@ from typing import Any, cast, get_args
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from workers import app, checks, embedded, logs, reports, runs, sample_data, schema
 from workers.broker import InProcessBroker
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
-from workers.simulate import simulate
+try:
+    from workers.simulate import simulate
+except ImportError: pass
 
 POLL_SECONDS = 0.1
+PIPE_WIDTH = 200
 ENDED = ("succeeded", "dead", "skipped")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -39,12 +44,15 @@ class JobName(click.ParamType):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Background jobs of the task marketplace."""
+    # A command's output is what it prints; of the log, only what goes wrong belongs beside it.
+    logs.configure("console", "WARNING")
 
 
 @cli.command("run")
 @click.option("--sample-data", is_flag=True, help="Fill an empty database with a small marketplace.")
 def run_everything(*, sample_data: bool) -> None:
     """Run the scheduler and the workers in one process, on whatever is configured."""
+    # This one is a service: its log is what it has to show.
     logs.configure(app.settings.log_format or "console", app.settings.log_level)
     stop = _stop_signal()
     broker, why_not = embedded.choose_broker(app.settings, app.database, app.broker, app.schedule)
@@ -114,7 +122,7 @@ def list_jobs(*, as_json: bool) -> None:
     if as_json:
         _print_json(jobs)
     else:
-        Console().print(reports.jobs_table(jobs))
+        _print_table(reports.jobs_table(jobs))
 
 
 @cli.command("runs")
@@ -128,7 +136,7 @@ def list_runs(*, job: str | None, status: str | None, limit: int, as_json: bool)
     if as_json:
         _print_json(found)
     elif found:
-        Console().print(reports.runs_table(found))
+        _print_table(reports.runs_table(found))
     else:
         click.echo("There are no such runs.")
 
@@ -163,7 +171,7 @@ def trigger(ctx: click.Context, *, job: str, wait: float | None, as_json: bool) 
         run = _wait_for_run(message.message_id, wait)
     if run is not None:
         report = reports.run_report(run)
-        _print_json(report) if as_json else Console().print(reports.runs_table([report]))
+        _print_json(report) if as_json else _print_table(reports.runs_table([report]))
     if run is None or run.status != "succeeded":
         state = f"it is {run.status}" if run else "it has not started"
         click.echo(f"Error: the run did not succeed: {state}", err=True)
@@ -206,6 +214,11 @@ def _stop_signal() -> threading.Event:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     return stop
+
+
+def _print_table(table: Table) -> None:
+    # Into a file or a pipe there is no terminal whose width the columns would have to fit.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def _print_json(value: Sequence[Any] | dict[str, Any]) -> None:

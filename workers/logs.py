@@ -51,6 +51,7 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
     root.setLevel(level)
     # pika tells each step of each connection attempt; what matters of it, dramatiq says too.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -122,7 +122,7 @@ def runs_table(runs: Iterable[Report]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column != "Result")
+        table.add_column(column, overflow="fold")
     return table
 
 

@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 log = logging.getLogger(__name__)
 
@@ -127,15 +129,17 @@ def _take_lock(connection: Connection, wait_seconds: float) -> None:
 
 
 def _upgrade(connection: Connection) -> list[str]:
-    with connection.begin():
-        current = _revision(connection)
-    pending = _pending(current)
-    if not pending:
-        log.info("The schema is up to date at revision %s", current)
-        return pending
-    log.info("Migrating the schema from revision %s to %s", current or "none", pending[-1])
     began = time.monotonic()
     try:
+        with connection.begin():
+            current = _revision(connection)
+        pending = _pending(current)
+        if not pending:
+            log.info("The schema is up to date at revision %s", current)
+            return []
+        log.info("Migrating the schema from revision %s to %s", current or "none", pending[-1])
+        from alembic import command  # noqa: PLC0415 - see _config
+
         with _alembic:
             command.upgrade(_config(connection), "head")
     except OperationalError as error:
@@ -169,11 +173,17 @@ def _pending(current: str | None) -> list[str]:
     return newest_first[: newest_first.index(current)][::-1]
 
 
-def _scripts() -> ScriptDirectory:
+def _scripts() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see _config
+
     return ScriptDirectory.from_config(_config())
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection | None = None) -> "Config":
+    # Not at the top: Alembic is slow to import, and logs a page of details while at it. Every
+    # process of the service imports this module, and few have anything to migrate.
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     # Read through configparser, to which a percent sign in a path means something.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))

@@ -1,6 +1,7 @@
 """How a worker process behaves: what it fetches, and how it takes a stop signal."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from typing import Any
 
 import dramatiq
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers import schema
+from workers.database import Database
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -23,6 +28,25 @@ class FairPrefetch(dramatiq.Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         worker.queue_prefetch = worker.worker_threads
+
+
+class SchemaGuard(dramatiq.Middleware):
+    """Keeps workers from starting on a schema that they are too new, or too old, for.
+
+    A database that cannot be reached is another matter: the workers wait for it.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        try:
+            schema.require_current(self._database.engine)
+        except schema.SchemaError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except SQLAlchemyError as error:
+            log.warning("The database cannot be reached yet", reason=str(error).splitlines()[0])
 
 
 class PatientSignals(dramatiq.Middleware):
