@@ -5,7 +5,6 @@ the settings, builds the broker, and declares every actor on it. It opens no con
 no thread. Nothing below imports from it.
 """
 
-import sys
 from dataclasses import dataclass
 
 import dramatiq
@@ -15,7 +14,7 @@ from workers import logs as _logs
 from workers.database import Database
 from workers.local_postgres import check_installed
 from workers.periodic import SCHEDULE, Entry, ScheduleError, check_schedule
-from workers.settings import ConfigurationError, Settings, get_settings
+from workers.settings import ConfigurationError, Settings, get_settings, refuse_to_start
 
 __all__ = ["App", "app"]
 
@@ -51,6 +50,4 @@ def _compose() -> App:
 try:
     app = _compose()
 except (ConfigurationError, ScheduleError) as error:
-    for line in str(error).splitlines():
-        print(f"Error: {line}", file=sys.stderr)
-    raise SystemExit(2) from None
+    raise refuse_to_start(error) from None

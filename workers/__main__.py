@@ -11,7 +11,7 @@ from workers.cli import cli
 from workers.schema import SchemaError
 from workers.settings import ConfigurationError
 
-SCHEMA_CODES = ("42P01", "42703")
+UNDEFINED = ("42P01", "42703")
 """PostgreSQL's codes for a table, and a column, that does not exist."""
 
 
@@ -32,14 +32,18 @@ def main() -> int:
         return _complain(error.format_message(), error.exit_code)
     except ConfigurationError as error:
         return _complain(str(error), 2)
-    except SchemaError as error:
-        return _complain(str(error), 1)
-    except SQLAlchemyError as error:
-        if getattr(getattr(error, "orig", None), "pgcode", None) in SCHEMA_CODES:
-            return _complain("the schema is behind: run 'python -m workers migrate'", 1)
-        return _complain(f"the database failed: {first_line(error)}", 1)
-    except BrokerConnectionError as error:
-        return _complain(f"RABBITMQ_URL: cannot publish: {first_line(error)}", 1)
+    except (SchemaError, SQLAlchemyError, BrokerConnectionError) as error:
+        return _complain(_what_to_say(error), 1)
+
+
+def _what_to_say(error: Exception) -> str:
+    if isinstance(error, SchemaError):
+        return str(error)
+    if isinstance(error, BrokerConnectionError):
+        return f"RABBITMQ_URL: cannot publish: {first_line(error)}"
+    if getattr(getattr(error, "orig", None), "pgcode", None) in UNDEFINED:
+        return "the schema is behind: run `python -m workers migrate`"
+    return f"the database failed: {first_line(error)}"
 
 
 def _complain(line: str, code: int) -> int:

@@ -1,7 +1,6 @@
 """The broker: RabbitMQ, or one inside this process, with the same middleware around every job."""
 
 import importlib.util
-import sys
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -17,11 +16,9 @@ from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGua
 from workers.middleware.retries import Retries
 from workers.middleware.slots import Slots
 from workers.middleware.transaction import Transaction, is_wrapped
+from workers.models import BrokerName
 from workers.periodic import Entry
-from workers.settings import ConfigurationError, Settings
-
-RABBITMQ = "rabbitmq"
-IN_PROCESS = "in-process"
+from workers.settings import ConfigurationError, Settings, refuse_to_start
 
 CONNECTION_PARAMETERS = {
     "heartbeat": "30",
@@ -49,13 +46,13 @@ def build_broker(
     ``python -m workers run`` goes on; a worker process then refuses to start.
     """
     if in_process or settings.rabbitmq_url is None or not is_pika_installed():
-        return InProcessBroker(middleware=_middleware(settings, database, schedule, IN_PROCESS))
+        return InProcessBroker(middleware=_middleware(settings, database, schedule, "in-process"))
     from workers.rabbitmq import Rabbitmq  # noqa: PLC0415 - pika may be missing
 
     return Rabbitmq(
         urls=[_with_defaults(url) for url in settings.rabbitmq_url.split(";")],
         queue_type=settings.rabbitmq_queue_type,
-        middleware=_middleware(settings, database, schedule, RABBITMQ),
+        middleware=_middleware(settings, database, schedule, "rabbitmq"),
     )
 
 
@@ -65,9 +62,9 @@ def is_pika_installed() -> bool:
 
 
 def _middleware(
-    settings: Settings, database: Database, schedule: Iterable[Entry], broker_name: str
+    settings: Settings, database: Database, schedule: Iterable[Entry], broker_name: BrokerName
 ) -> list[dramatiq.Middleware]:
-    """List the middleware, outermost first: "before" hooks run in this order, "after" in reverse."""
+    """List the middleware: "before" hooks run in this order, "after" hooks in reverse."""
     return [
         # First, so that every other line about a message is logged with its names.
         LogContext(),
@@ -98,8 +95,7 @@ class EmbeddedOnly(dramatiq.Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if isinstance(broker, InProcessBroker) and not broker.is_embedded:
-            print(NO_QUEUE_TO_SHARE, file=sys.stderr)
-            raise SystemExit(2)
+            raise refuse_to_start(ConfigurationError(NO_QUEUE_TO_SHARE))
 
 
 class InProcessBroker(StubBroker):

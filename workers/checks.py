@@ -22,6 +22,14 @@ class Finding(NamedTuple):
     text: str
 
 
+def _ok(subject: str, text: str) -> Finding:
+    return Finding(subject, is_ok=True, text=text)
+
+
+def _failed(subject: str, text: str) -> Finding:
+    return Finding(subject, is_ok=False, text=text)
+
+
 def run_checks(
     settings: Settings,
     database: Database,
@@ -30,10 +38,10 @@ def run_checks(
 ) -> Iterator[Finding]:
     """Look at one thing after the other. Nothing is created or changed."""
     # A wrong setting, or schedule, would have stopped the process before it came here.
-    yield Finding("configuration", True, "every variable can be used")
+    yield _ok("configuration", "every variable can be used")
     yield from _database_findings(settings, database)
     yield from _broker_findings(settings, broker)
-    yield Finding("schedule", True, f"{len(schedule)} jobs, each with an actor")
+    yield _ok("schedule", f"{len(schedule)} jobs, each with an actor")
 
 
 def _database_findings(settings: Settings, database: Database) -> Iterator[Finding]:
@@ -41,15 +49,15 @@ def _database_findings(settings: Settings, database: Database) -> Iterator[Findi
     try:
         with database.transaction() as session:
             version = session.connection().dialect.server_version_info or ()
-        yield Finding("database", True, f"PostgreSQL {'.'.join(map(str, version))} ({kind})")
+        yield _ok("database", f"PostgreSQL {'.'.join(map(str, version))} ({kind})")
         schema.require_current(database.engine)
     except SQLAlchemyError as error:
-        yield Finding("database", False, f"{kind}: {first_line(error)}")
-        yield Finding("schema", False, "not checked: the database cannot be reached")
+        yield _failed("database", f"{kind}: {first_line(error)}")
+        yield _failed("schema", "not checked: the database cannot be reached")
     except schema.SchemaError as error:
-        yield Finding("schema", False, str(error))
+        yield _failed("schema", str(error))
     else:
-        yield Finding("schema", True, f"at revision {schema.head_revision()}")
+        yield _ok("schema", f"at revision {schema.head_revision()}")
 
 
 def _broker_findings(settings: Settings, broker: dramatiq.Broker) -> Iterator[Finding]:
@@ -57,22 +65,22 @@ def _broker_findings(settings: Settings, broker: dramatiq.Broker) -> Iterator[Fi
         is_wanted = settings.rabbitmq_url is None
         reason = "RABBITMQ_URL is not set" if is_wanted else "pika cannot be imported"
         yield Finding("broker", is_wanted, f"in-process: {reason}")
-        yield Finding("queues", is_wanted, "in memory")
+        yield _ok("queues", "in memory")
         return
     from workers import rabbitmq  # noqa: PLC0415 - pika may be missing
 
     assert isinstance(broker, rabbitmq.Rabbitmq)  # noqa: S101 - there are two kinds
     unreachable = rabbitmq.why_unreachable(broker)
     if unreachable:
-        yield Finding("broker", False, f"RABBITMQ_URL: cannot connect: {unreachable}")
-        yield Finding("queues", False, "not checked: RabbitMQ cannot be reached")
+        yield _failed("broker", f"RABBITMQ_URL: cannot connect: {unreachable}")
+        yield _failed("queues", "not checked: RabbitMQ cannot be reached")
         return
-    yield Finding("broker", True, "RabbitMQ answers")
+    yield _ok("broker", "RabbitMQ answers")
     problems = rabbitmq.find_problems(broker, QUEUES)
     for problem in problems:
-        yield Finding("queues", False, problem)
+        yield _failed("queues", problem)
     if not problems:
-        yield Finding("queues", True, f"{', '.join(QUEUES)}: as declared, or yet to be")
+        yield _ok("queues", f"{', '.join(QUEUES)}: as declared, or yet to be")
 
 
 def first_line(error: Exception) -> str:

@@ -18,9 +18,8 @@ from workers.broker import InProcessBroker
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
-try:
-    from workers.simulate import simulate
-except ImportError: pass
+
+from workers.simulate import simulate
 
 POLL_SECONDS = 0.1
 PIPE_WIDTH = 200
@@ -29,7 +28,7 @@ ENDED = ("succeeded", "dead", "skipped")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-class JobName(click.ParamType):
+class JobName(click.ParamType[str]):
     """The name of a job, written with ``_`` or ``-``."""
 
     name = "job"
@@ -49,7 +48,9 @@ def cli() -> None:
 
 
 @cli.command("run")
-@click.option("--sample-data", is_flag=True, help="Fill an empty database with a small marketplace.")
+@click.option(
+    "--sample-data", is_flag=True, help="Fill an empty database with a small marketplace."
+)
 def run_everything(*, sample_data: bool) -> None:
     """Run the scheduler and the workers in one process, on whatever is configured."""
     # This one is a service: its log is what it has to show.
@@ -79,7 +80,9 @@ def _prepare_database(*, with_sample_data: bool) -> None:
         with app.database.transaction() as session:
             rows = sample_data.fill(session, utc_now())
         if rows:
-            click.echo(f"Filled the database with {sum(rows.values())} rows of sample data.", err=True)
+            click.echo(
+                f"Filled the database with {sum(rows.values())} rows of sample data.", err=True
+            )
 
 
 def _introduce(*, in_process: bool, why_not: str | None) -> None:
@@ -88,9 +91,13 @@ def _introduce(*, in_process: bool, why_not: str | None) -> None:
         click.secho("!" * len(warning), fg="yellow", err=True)
         click.secho(warning, fg="yellow", bold=True, err=True)
         click.secho("!" * len(warning), fg="yellow", err=True)
-    database = "DATABASE_URL" if app.settings.database_url else "embedded PostgreSQL (.local/postgres)"
+    database = (
+        "DATABASE_URL" if app.settings.database_url else "embedded PostgreSQL (.local/postgres)"
+    )
     broker = "in this process" if in_process else "RabbitMQ"
-    click.echo(f"Database: {database}   Broker: {broker}   Jobs: {len(app.broker.actors)}", err=True)
+    click.echo(
+        f"Database: {database}   Broker: {broker}   Jobs: {len(app.broker.actors)}", err=True
+    )
     click.echo("Stop with Ctrl+C. In another terminal: python -m workers runs", err=True)
 
 
@@ -128,7 +135,9 @@ def list_jobs(*, as_json: bool) -> None:
 @cli.command("runs")
 @click.option("--job", type=JobName(), help="Only runs of this job.")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs in this status.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many."
+)
 @as_json_option
 def list_runs(*, job: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """List the runs, newest first."""

@@ -54,7 +54,9 @@ class Database:
             connect_args={
                 "application_name": "workers",
                 "connect_timeout": 5,
-                "options": " ".join(f"-c {name}={value}" for name, value in server_settings.items()),
+                "options": " ".join(
+                    f"-c {name}={value}" for name, value in server_settings.items()
+                ),
                 "keepalives": 1,
                 "keepalives_idle": 30,
                 "keepalives_interval": 10,

@@ -20,7 +20,7 @@ THREADS = 4
 
 
 class Scheduler(threading.Thread):
-    """Does what periodiq does, in a thread: asks each job's ticker, sends, sleeps until the next."""
+    """Does what periodiq does, in a thread: asks each job's ticker, sends, sleeps till the next."""
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         super().__init__(name="scheduler", daemon=True)
@@ -97,8 +97,6 @@ def resume(broker: dramatiq.Broker, database: Database) -> int:
             )
             count += 1
     return count
-
-
 
 
 def choose_broker(

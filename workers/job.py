@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import dramatiq
 from dramatiq.errors import BrokerConnectionError
@@ -77,7 +77,7 @@ class Job(dramatiq.Actor[Any, Any]):
                 when a send raises, and the ticker offers the slot again.
         """
         try:
-            return cast("dramatiq.Message[Any]", super().send_with_options(**options))
+            return super().send_with_options(**options)
         except BrokerConnectionError as error:
             if "scheduled_at" not in options:
                 raise

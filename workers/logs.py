@@ -72,7 +72,9 @@ def _render_for_people(_logger: Any, _method: str, event: EventDict) -> str:
         details = "  ".join(f"{name}={value}" for name, value in event.items())
         line = f"{time}  {'' if level == 'info' else level.upper() + ' '}{message}  {details}"
     if trace:
-        line += "\n" + structlog.processors.format_exc_info(None, "", {"exc_info": trace})["exception"]
+        line += (
+            "\n" + structlog.processors.format_exc_info(None, "", {"exc_info": trace})["exception"]
+        )
     return line.rstrip()
 
 

@@ -211,15 +211,14 @@ class Ticker:
         periodiq names the time at which it woke, rounded to the second: ``scheduled_at``.
 
         Raises:
-            ValueError: if that is no time with a time zone.
+            ValueError: if that is no time.
         """
         if "scheduled_at" not in options:
             return None
         try:
-            scheduled_at = datetime.fromisoformat(options["scheduled_at"])
-            if scheduled_at.tzinfo is None:
-                raise ValueError("it has no time zone")
-            return self.spec.slot_at(scheduled_at.astimezone(UTC))
+            # One without a time zone is taken for this machine's time, which is all it can mean.
+            scheduled_at = datetime.fromisoformat(options["scheduled_at"]).astimezone(UTC)
+            return self.spec.slot_at(scheduled_at)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the message's scheduled_at is no time: {error}") from None
 

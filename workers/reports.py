@@ -48,9 +48,7 @@ def list_runs(
         return [run_report(run) for run in session.scalars(query)]
 
 
-def list_jobs(
-    database: Database, actors: Mapping[str, dramatiq.Actor[Any, Any]]
-) -> list[Report]:
+def list_jobs(database: Database, actors: Mapping[str, dramatiq.Actor[Any, Any]]) -> list[Report]:
     """Return each job's queue, schedule, next due time and last run (None if it never ran)."""
     newest = (
         select(JobRun)
@@ -70,9 +68,7 @@ def run_report(run: JobRun) -> Report:
     return {name: _json_ready(getattr(run, name)) for name in RUN_COLUMNS}
 
 
-def _job_report(
-    actor: dramatiq.Actor[Any, Any], last_run: JobRun | None, now: datetime
-) -> Report:
+def _job_report(actor: dramatiq.Actor[Any, Any], last_run: JobRun | None, now: datetime) -> Report:
     ticker: Ticker | None = actor.options.get("periodic")
     return {
         "job": actor.actor_name,
@@ -84,7 +80,11 @@ def _job_report(
 
 
 def _json_ready(value: Any) -> Any:
-    return f"{value:%Y-%m-%dT%H:%M:%S.%f}Z".replace(".000000Z", "Z") if isinstance(value, datetime) else value
+    return (
+        f"{value:%Y-%m-%dT%H:%M:%S.%f}Z".replace(".000000Z", "Z")
+        if isinstance(value, datetime)
+        else value
+    )
 
 
 def jobs_table(jobs: Iterable[Report]) -> Table:

@@ -29,15 +29,14 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from workers.batches import Counts
 from workers.database import Database, Lease
-from workers.models import JobRun
+from workers.models import BrokerName, JobRun
 from workers.periodic import utc_now
 
 LOCK_NOT_AVAILABLE = "55P03"
@@ -68,11 +67,13 @@ class Delivery:
     queue: str
     enqueued_at: datetime
     max_retries: int
-    broker: str
+    broker: BrokerName
 
     @property
     def run_key(self) -> str:
-        return self.message_id if self.slot is None else f"{self.job}@{self.slot:%Y-%m-%dT%H:%M:%SZ}"
+        return (
+            self.message_id if self.slot is None else f"{self.job}@{self.slot:%Y-%m-%dT%H:%M:%SZ}"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Claim:
     """What batches of earlier attempts have committed already."""
 
 
-class ClaimLost(Exception):
+class ClaimLost(Exception):  # noqa: N818 - it names what happened
     """The run is no longer this attempt's: its connection broke, and another worker took over."""
 
 
@@ -244,16 +245,13 @@ def record_dead(database: Database, claim: Claim, reason: str) -> None:
 
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
-    is_ours: Any = (
-        (JobRun.id == claim.run_id)
-        & (JobRun.attempt == claim.attempt)
-        & (JobRun.status == "running")
+    return and_(
+        JobRun.id == claim.run_id, JobRun.attempt == claim.attempt, JobRun.status == "running"
     )
-    return is_ours
 
 
 def _storable(text: str) -> str:
-    """Fit text of any origin into a PostgreSQL text column, which takes neither NUL nor surrogates."""
+    """Fit text of any origin into PostgreSQL, which takes neither NUL nor lone surrogates."""
     encoded = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
     return encoded.decode()[:MAX_ERROR_CHARACTERS]
 

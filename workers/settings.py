@@ -30,6 +30,13 @@ class ConfigurationError(Exception):
     """A wrong setting; each of its lines names the variable and says what to do."""
 
 
+def refuse_to_start(error: Exception) -> SystemExit:
+    """Say what is wrong, a line each, and return the exit to raise: code 2, bad configuration."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"Error: {line}\n")
+    return SystemExit(2)
+
+
 def _checked_database_url(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg2") or not separator:

@@ -1,4 +1,4 @@
-"""Customer service: who waits gets an agent, and chats that fell silent are warned, ended, deleted."""
+"""Customer service: who waits gets an agent; silent chats are warned, ended, later deleted."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -225,7 +225,9 @@ def warn_silent_chats(
                 "batch_size": batch_size,
             },
         ).all()
-        seconds_left = {chat: _whole_seconds(chat.last_message_at + timeout - now) for chat in chats}
+        seconds_left = {
+            chat: _whole_seconds(chat.last_message_at + timeout - now) for chat in chats
+        }
         texts = [(chat, {"seconds": seconds}) for chat, seconds in seconds_left.items()]
         _say(session, now, "timeout_warning", texts)
         notices = [Notice(chat.user_id, chat.chat_id, values) for chat, values in texts]

@@ -30,7 +30,9 @@ NOTIFICATIONS: dict[str, dict[str, Text]] = {
             "Your customer service chat has ended because nobody wrote for a while. "
             "You can start a new one at any time.",
         ),
-        "zh": Text("对话已结束", "由于长时间没有新消息，您的客服对话已结束。您可以随时发起新的对话。"),
+        "zh": Text(
+            "对话已结束", "由于长时间没有新消息，您的客服对话已结束。您可以随时发起新的对话。"
+        ),
     },
 }
 """By the notification's type, then by language."""

@@ -1,4 +1,4 @@
-"""Puts a run's names on every line that is logged while it runs, and after it, until it is settled."""
+"""Puts a run's names on every line that is logged from its delivery until it is settled."""
 
 from typing import Any
 

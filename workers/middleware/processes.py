@@ -1,7 +1,6 @@
 """How a worker process behaves: what it fetches, and how it takes a stop signal."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from workers import schema
 from workers.database import Database
+from workers.settings import refuse_to_start
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -43,8 +43,7 @@ class SchemaGuard(dramatiq.Middleware):
         try:
             schema.require_current(self._database.engine)
         except schema.SchemaError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+            raise refuse_to_start(error) from None
         except SQLAlchemyError as error:
             log.warning("The database cannot be reached yet", reason=str(error).splitlines()[0])
 

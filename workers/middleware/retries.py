@@ -119,7 +119,7 @@ class Retries(dramatiq.Middleware):
 def _delay_seconds(broker: dramatiq.Broker, message: MessageProxy) -> float:
     options = broker.get_actor(message.actor_name).options
     delay_seconds: float = options.get("retry_delay_seconds", DEFAULT_RETRY_DELAY_SECONDS)
-    return delay_seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not a secret
+    return delay_seconds * random.uniform(1 - JITTER, 1 + JITTER)
 
 
 def _summary(exception: BaseException) -> str:

@@ -21,6 +21,7 @@ from workers import runs
 from workers.batches import Batches, Counts
 from workers.database import Database, Lease
 from workers.job import DEFAULT_MAX_RETRIES, Run
+from workers.models import BrokerName
 from workers.periodic import Ticker, utc_now
 from workers.runs import Claim, Delivery, Verdict
 from workers.settings import Settings
@@ -47,7 +48,7 @@ class DeadLettered(dramatiq.Retry):
 class Transaction(dramatiq.Middleware):
     """Wraps every actor's function, which is then called with a `Run` before its own arguments."""
 
-    def __init__(self, database: Database, settings: Settings, *, broker_name: str) -> None:
+    def __init__(self, database: Database, settings: Settings, *, broker_name: BrokerName) -> None:
         self.database = database
         self.settings = settings
         self.broker_name = broker_name
@@ -143,7 +144,7 @@ def _run(lease: Lease, claim: Claim, job: Callable[[], Any]) -> Counts:
 
 def _batches(job: Callable[[], Any]) -> Batches:
     """Give a plain job the form of one with batches: none, and then its result."""
-    returned = job()
+    returned: Batches | Counts | None = job()
     if isinstance(returned, Generator):
         return (yield from returned)
-    return returned  # type: ignore[no-any-return]
+    return returned
