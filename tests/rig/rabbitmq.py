@@ -204,8 +204,11 @@ class PrivateRabbitMQ(RabbitMQ):
             "RABBITMQ_LOG_BASE": str(self._folder / "log"),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_MNESIA_BASE": str(self._folder / "mnesia"),
-            "RABBITMQ_NODENAME": f"tests-{self._port}@localhost",
+            "RABBITMQ_NODENAME": f"tests-{self._port}@127.0.0.1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            # What a name that contains dots is called; an address needs no name server, and in
+            # some containers not even "localhost" has one.
+            "RABBITMQ_USE_LONGNAME": "true",
             # Replaces the starting shell by the node, so that signals reach it at first hand.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
