@@ -18,7 +18,6 @@ from workers.broker import InProcessBroker
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
-
 from workers.simulate import simulate
 
 POLL_SECONDS = 0.1

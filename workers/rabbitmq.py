@@ -59,7 +59,8 @@ class Rabbitmq(RabbitmqBroker):
         }
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
-        arguments: dict[str, Any] = super()._build_queue_arguments(queue_name)
+        arguments: dict[str, Any]
+        arguments = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]
         if self.is_quorum:
             arguments["x-queue-type"] = "quorum"
         return arguments
@@ -91,12 +92,17 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
                     connection.channel().queue_declare(name, durable=True, arguments=arguments)
                 except pika.exceptions.ChannelClosedByBroker as error:
                     if error.reply_code == PRECONDITION_FAILED:
-                        problems.append(f"{name}: {error.reply_text}")
+                        problems.append(f"{name}: {_advice(error.reply_text)}")
                     elif error.reply_code != NOT_FOUND:
                         raise
     finally:
         connection.close()
     return problems
+
+
+def _advice(reply: str) -> str:
+    reason = reply.removeprefix("PRECONDITION_FAILED - ")
+    return f"{reason}; let workers empty the queue, delete it, and the next start declares it anew"
 
 
 def why_unreachable(broker: Rabbitmq) -> str | None:
