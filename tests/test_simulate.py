@@ -211,26 +211,33 @@ def test_some_agents_always_stay(sample: Database, chance: random.Random, ask: A
 
 
 @pytest.fixture
-def shut(postgres: Postgres, database_url: str) -> Iterator[Callable[[bool], None]]:
-    """Close the database to everybody, or open it again."""
-    name = make_url(database_url).database
+def door(postgres: Postgres, database_url: str) -> Iterator["Door"]:
+    door = Door(postgres, database_url)
+    yield door
+    door.open()
 
-    def shut(is_shut: bool) -> None:  # noqa: FBT001 - it is what the function is about
-        query(postgres.url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {not is_shut}')
+
+class Door:
+    """Shuts everybody out of one database, and lets them in again."""
+
+    def __init__(self, postgres: Postgres, database_url: str) -> None:
+        self._admin_url = postgres.url
+        self._name = make_url(database_url).database
+
+    def shut(self) -> None:
+        query(self._admin_url, f'ALTER DATABASE "{self._name}" ALLOW_CONNECTIONS false')
         query(
-            postgres.url,
+            self._admin_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name",
-            name=name,
+            name=self._name,
         )
 
-    yield shut
-    shut(False)
+    def open(self) -> None:
+        query(self._admin_url, f'ALTER DATABASE "{self._name}" ALLOW_CONNECTIONS true')
 
 
 @pytest.mark.usefixtures("_fast")
-def test_it_goes_on_when_the_database_is_back(
-    sample: Database, shut: Callable[[bool], None]
-) -> None:
+def test_it_goes_on_when_the_database_is_back(sample: Database, door: Door) -> None:
     stop = threading.Event()
     events: list[str] = []
 
@@ -244,9 +251,9 @@ def test_it_goes_on_when_the_database_is_back(
         ended = pool.submit(run)
         try:
             eventually(lambda: events)
-            shut(True)
+            door.shut()
             eventually(lambda: count("The database cannot be used: "))
-            shut(False)
+            door.open()
             eventually(lambda: count("The database can be used again"))
             so_far = len(events)
             eventually(lambda: len(events) > so_far + 3)
