@@ -9,7 +9,7 @@ import dramatiq
 from dramatiq.errors import BrokerConnectionError
 from sqlalchemy.orm import Session
 
-from workers.settings import Settings
+from workers.settings import ConfigurationError, Settings, refuse_to_start
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,15 @@ class Job(dramatiq.Actor[Any, Any]):
         Raises:
             BrokerConnectionError: if the broker does not take it. Not for a slot: periodiq exits
                 when a send raises, and the ticker offers the slot again.
+            ConfigurationError: if there is no broker that others could take it from. For a slot,
+                that ends the scheduler.
         """
         try:
             return super().send_with_options(**options)
+        except ConfigurationError as error:
+            if "scheduled_at" not in options:
+                raise
+            raise refuse_to_start(error) from None
         except BrokerConnectionError as error:
             if "scheduled_at" not in options:
                 raise
