@@ -79,7 +79,7 @@ def test_run_without_pika_says_so_and_goes_on(processes: Processes, database_url
     code = (
         "import importlib.util, runpy, sys\n"
         "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: name != 'pika' and find(name, *rest) or None\n"
+        "importlib.util.find_spec = lambda n, *rest: n != 'pika' and find(n, *rest) or None\n"
         "sys.modules['pika'] = None\n"
         "sys.argv = ['workers', 'run']\n"
         "runpy.run_module('workers', run_name='__main__')\n"
