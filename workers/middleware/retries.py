@@ -5,6 +5,7 @@ in the message what only the ledger can count (a killed worker writes no message
 the message when its retry cannot be published. So this one.
 """
 
+import logging
 import random
 import traceback
 from typing import Any
@@ -108,7 +109,8 @@ class Retries(dramatiq.Middleware):
             log.exception("The message could not be published again; it is dead-lettered")
             message.fail()
             return False
-        log.warning("run", outcome=outcome, reason=reason, delay_seconds=round(delay_seconds, 1))
+        level = logging.WARNING if outcome == "retrying" else logging.INFO
+        log.log(level, "run", outcome=outcome, reason=reason, delay_seconds=round(delay_seconds, 1))
         return True
 
     def _dead_letter(self, message: MessageProxy, reason: str) -> None:
