@@ -98,9 +98,9 @@ class StartChecks(dramatiq.Middleware):
     """
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if isinstance(broker, InProcessBroker) and not broker.is_embedded:
+            raise refuse_to_start(ConfigurationError(NO_QUEUE_TO_SHARE))
         try:
-            if isinstance(broker, InProcessBroker) and not broker.is_embedded:
-                raise ConfigurationError(NO_QUEUE_TO_SHARE)
             check_actors(broker)
         except ConfigurationError as error:
             raise refuse_to_start(error) from None

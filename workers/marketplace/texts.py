@@ -48,3 +48,5 @@ CHAT_MESSAGES: dict[str, dict[str, str]] = {
     },
 }
 """System messages in a chat, by occasion, then by the language of the chat's user."""
+
+RESPONSE_TIMES: dict[str, dict[str, Text | str]] = {}

@@ -33,6 +33,7 @@ from workers.models.rewards import (
     UserCouponStatus,
 )
 from workers.models.service import BrokerName, JobRun, OutboxEvent, RunStatus
+from workers.models.statistics import StatisticsChange, StatisticsFullPass
 from workers.models.tasks import (
     ApplicationStatus,
     AuditedEntity,
@@ -75,6 +76,8 @@ __all__ = [
     "RunStatus",
     "SenderType",
     "ServiceTimeSlot",
+    "StatisticsChange",
+    "StatisticsFullPass",
     "Task",
     "TaskApplication",
     "TaskHistory",

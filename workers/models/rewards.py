@@ -34,8 +34,6 @@ class Coupon(Base):
             ["valid_until", "id"],
             "status = 'active' AND valid_until IS NOT NULL",
         ),
-        # Of any status: what people hold of a disabled coupon expires with it.
-        partial_index("coupons_valid_until_idx", ["valid_until", "id"], "valid_until IS NOT NULL"),
     )
 
     id: Mapped[BigIntId]
