@@ -215,6 +215,12 @@ LEAST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"type": "something.happened", "key": "1", "payload": '{"chat_id": 1}'},
         {"created_at": NOW, "published_at": None, "payload": {"chat_id": 1}},
     ),
+    ("statistics_changes", {"user_id": 123}, {}),
+    (
+        "statistics_full_pass",
+        {"is_only": True},
+        {"resume_after": None, "finished_at": None},
+    ),
 ]
 
 
