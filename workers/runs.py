@@ -27,7 +27,7 @@ finds out what its outcome was.
 import os
 import socket
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import ColumnElement, and_, select, update
@@ -38,6 +38,9 @@ from workers.batches import Counts
 from workers.database import Database, Lease
 from workers.models import BrokerName, JobRun
 from workers.periodic import utc_now
+
+POSTPONE_SECONDS = 2
+"""How soon a postponed delivery looks again, unless the ledger knows better."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 MAX_ERROR_CHARACTERS = 20_000
@@ -67,6 +70,7 @@ class Delivery:
     queue: str
     enqueued_at: datetime
     max_retries: int
+    retry_delay_seconds: float
     broker: BrokerName
 
     @property
@@ -86,6 +90,8 @@ class Claim:
     attempt: int = 0
     counts: Counts | None = None
     """What batches of earlier attempts have committed already."""
+    delay_seconds: float = POSTPONE_SECONDS
+    """When postponed: how soon to deliver again."""
 
 
 class ClaimLost(Exception):  # noqa: N818 - it names what happened
@@ -126,20 +132,12 @@ def _judge(
     now: datetime,
     current_slot: datetime | None,
 ) -> Claim:
-    if run is not None and run.status in ("succeeded", "skipped"):
-        return Claim(Verdict.DUPLICATE, f"this run has {run.status} already", run.id, run.attempt)
+    if run is not None and (answer := _answer_without_a_start(run, delivery, now)):
+        return answer
 
     is_first_for_slot = run is None and delivery.slot is not None
     if is_first_for_slot and current_slot and delivery.slot and delivery.slot < current_slot:
         return _skip(lease.session, delivery, now, "a newer slot is due")
-
-    attempts = 1 + delivery.max_retries
-    if run is not None and run.attempt - run.budget_from >= attempts:
-        if run.status != "dead":
-            run.status = "dead"
-            run.finished_at = now
-            run.error = run.error or f"its worker was lost in each of {attempts} attempts"
-        return Claim(Verdict.DEAD, "no attempts are left", run.id, run.attempt)
 
     if not lease.try_lock(f"job:{delivery.job}"):
         if is_first_for_slot:
@@ -160,6 +158,37 @@ def _judge(
     run.worker = f"{socket.gethostname()}:{os.getpid()}"
     lease.session.flush()
     return Claim(Verdict.RUN, run_id=run.id, attempt=run.attempt, counts=run.result)
+
+
+def _answer_without_a_start(run: JobRun, delivery: Delivery, now: datetime) -> Claim | None:
+    if run.status in ("succeeded", "skipped"):
+        return Claim(Verdict.DUPLICATE, f"this run has {run.status} already", run.id, run.attempt)
+
+    # Each scheduler sends a message for each slot, and one that starts sends another. What becomes
+    # of a failure is up to the message that failed: the others neither cut the delay of its retry
+    # short, nor lie beside it as dead letters.
+    is_anothers = run.message_id != delivery.message_id
+    attempts = 1 + delivery.max_retries
+    if run.attempt - run.budget_from >= attempts:
+        if run.status != "dead":
+            run.status = "dead"
+            run.finished_at = now
+            run.error = run.error or f"its worker was lost in each of {attempts} attempts"
+            run.message_id = delivery.message_id
+        elif is_anothers:
+            return Claim(Verdict.DUPLICATE, "this run is dead already", run.id, run.attempt)
+        return Claim(Verdict.DEAD, "no attempts are left", run.id, run.attempt)
+
+    if run.status == "retrying" and is_anothers and run.finished_at is not None:
+        # Should its retry be lost, this message is the run's last trace, and takes over.
+        overdue_at = run.finished_at + timedelta(seconds=2 * delivery.retry_delay_seconds)
+        if now < overdue_at:
+            delay_seconds = max(POSTPONE_SECONDS, (overdue_at - now).total_seconds())
+            reason = "another message will retry this run"
+            return Claim(
+                Verdict.POSTPONED, reason, run.id, run.attempt, delay_seconds=delay_seconds
+            )
+    return None
 
 
 def _new_run(delivery: Delivery) -> JobRun:

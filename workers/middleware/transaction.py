@@ -20,16 +20,13 @@ from dramatiq.middleware import CurrentMessage
 from workers import runs
 from workers.batches import Batches, Counts
 from workers.database import Database, Lease
-from workers.job import DEFAULT_MAX_RETRIES, Run
+from workers.job import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY_SECONDS, Run
 from workers.models import BrokerName
 from workers.periodic import Ticker, utc_now
 from workers.runs import Claim, Delivery, Verdict
 from workers.settings import Settings
 
 log = structlog.stdlib.get_logger(__name__)
-
-POSTPONE_SECONDS = 2
-"""How soon a postponed delivery looks again."""
 
 claim_in_progress: ContextVar[Claim | None] = ContextVar("claim_in_progress", default=None)
 """The claim of the run in this thread, for whoever settles its failure."""
@@ -91,7 +88,7 @@ class Transaction(dramatiq.Middleware):
             duration_seconds = round(time.monotonic() - started, 6)
             log.info("run", outcome="succeeded", result=counts, duration_seconds=duration_seconds)
         elif claim.verdict is Verdict.POSTPONED:
-            raise Postponed(claim.reason, delay=POSTPONE_SECONDS * 1000)
+            raise Postponed(claim.reason, delay=round(claim.delay_seconds * 1000))
         elif claim.verdict is Verdict.DEAD:
             raise DeadLettered(claim.reason)
         else:
@@ -113,6 +110,9 @@ class Transaction(dramatiq.Middleware):
             queue=actor.queue_name,
             enqueued_at=message.message_datetime,
             max_retries=actor.options.get("max_retries", DEFAULT_MAX_RETRIES),
+            retry_delay_seconds=actor.options.get(
+                "retry_delay_seconds", DEFAULT_RETRY_DELAY_SECONDS
+            ),
             broker=self.broker_name,
         )
 
