@@ -54,9 +54,10 @@ class Retries(dramatiq.Middleware):
             return
         reason = _summary(exception)
         if isinstance(exception, Postponed):
-            self._send_again(broker, message, "postponed", reason, (exception.delay or 0) / 1000)
+            delay_seconds = (exception.delay or 0) / 1000
+            self._send_again(broker, message, "postponed", str(exception), delay_seconds)
         elif isinstance(exception, DeadLettered):
-            self._dead_letter(message, reason)
+            self._dead_letter(message, str(exception))
         elif claim is not None:
             self._settle(broker, message, claim, exception)
         elif isinstance(exception, ValueError | DataError):
