@@ -7,12 +7,13 @@ UV ?= uv
 
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+BENCH_STAMP := $(VENV)/.installed-bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 # "check" lists its steps in the order in which they are worth reading.
 .NOTPARALLEL:
-.PHONY: help run test check lint format lock stop clean
+.PHONY: help run test check lint format bench lock stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,10 +37,15 @@ format: $(DEV_STAMP) ## Format the code, and mend what can be mended
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
+bench: $(BENCH_STAMP) ## Measure the jobs, for an hour (ARGS="--scale 0.1 --only coupons" for less)
+	@$(BIN)/python -m bench $(ARGS)
+
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@$(LOCK) --upgrade --extra embedded --group build --output-file requirements/run.txt
 	@$(LOCK) --upgrade --extra embedded --group build --group dev \
 	    --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(LOCK) --upgrade --extra embedded --group build --group bench \
+	    --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 # --universal: one file for every Python from 3.11 on, and for every platform.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -65,3 +71,9 @@ $(DEV_STAMP): requirements/dev.txt pyproject.toml
 	@$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
 	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $(RUN_STAMP) $@
+
+# Over what is there already, tests or not: the versions of what they share are the same.
+$(BENCH_STAMP): requirements/bench.txt $(RUN_STAMP)
+	@echo "Installing what the benchmarks need into $(VENV)"
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/bench.txt
+	@touch $@

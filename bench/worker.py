@@ -1,0 +1,183 @@
+"""One measurement, in a process of its own: ``python -m bench.worker VARIANT CASE [SAMPLE]``.
+
+The job runs as it does in production: its real actor, on a worker thread, through the real
+middleware, with claim, ledger and a commit for each batch. Loop and limit get the same process,
+minus the worker. `DATABASE_URL` says where; what was measured goes to standard output, as JSON.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+import dramatiq
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.orm import Session
+
+from bench.cases import BY_NAME, Case
+from bench.memory import PeakMemory
+from workers import app, embedded, runs
+from workers.job import Job
+from workers.periodic import utc_now
+
+
+@dataclass
+class Outcome:
+    """What one variant took."""
+
+    now: str
+    """The `now` of the run."""
+    seconds: float
+    idle_bytes: int
+    """The process's memory before."""
+    memory_bytes: int
+    """How much more it was at most."""
+    longest_transaction_seconds: float
+    transactions: int
+    units: int
+    """How many things the loop looked at, the job changed."""
+    result: dict[str, int] = field(default_factory=dict)
+
+
+class Transactions:
+    """Times each transaction of an engine, from its first statement until COMMIT has returned."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.seconds: list[float] = []
+        self._began_at = 0.0
+        event.listen(engine, "begin", self._begin)
+        # SQLAlchemy's own event of this name comes before the server is asked to commit, and the
+        # locks are held until it has.
+        commit = engine.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            commit(connection)
+            self.seconds.append(time.perf_counter() - self._began_at)
+
+        setattr(engine.dialect, "do_commit", do_commit)  # noqa: B010 - mypy: a method
+
+    def _begin(self, _connection: Connection) -> None:
+        self._began_at = time.perf_counter()
+
+
+class Watch(dramatiq.Middleware):
+    """Tells when a message has been dealt with."""
+
+    def __init__(self) -> None:
+        self.is_done = threading.Event()
+        self.finished_at = 0.0
+
+    def after_process_message(self, *_arguments: Any, **_more: Any) -> None:
+        self.finished_at = time.perf_counter()
+        self.is_done.set()
+
+
+def measure_job(case: Case) -> Outcome:
+    """Send the job's message to a worker in this process, and wait until it is done."""
+    if case.job not in app.broker.actors:
+        raise SystemExit(f"there is no job {case.job} yet")
+    watch = Watch()
+    app.broker.add_middleware(watch)
+    workers = embedded.Workers(app.broker, grace_seconds=app.settings.shutdown_grace_seconds)
+    # A worker that starts looks at the schema, and so is connected when it is idle.
+    workers.start()
+    transactions = Transactions(app.database.engine)
+    memory = PeakMemory()
+    began_at = time.perf_counter()
+    message = cast("Job", app.broker.actors[case.job]).send_with_options()
+    watch.is_done.wait()
+    memory_bytes = memory.stop()
+    timed = list(transactions.seconds)
+    workers.stop()
+    run = runs.find_run(app.database, message.message_id)
+    if run is None or run.status != "succeeded" or run.started_at is None:
+        raise SystemExit(f"the run did not succeed: {run and run.error}")
+    result = run.result or {}
+    return Outcome(
+        now=run.started_at.isoformat(),
+        seconds=watch.finished_at - began_at,
+        idle_bytes=memory.idle_bytes,
+        memory_bytes=memory_bytes,
+        longest_transaction_seconds=max(timed),
+        transactions=len(timed),
+        units=result[case.changed],
+        result=result,
+    )
+
+
+def measure_loop(case: Case, sample: int) -> Outcome:
+    """Run the loop over a sample, in one transaction."""
+    loop = case.loop
+    if loop is None:
+        raise SystemExit(f"{case.name} has no loop")
+
+    def run(connection: Connection, now: datetime) -> int:
+        with Session(connection) as session:
+            units = loop(session, now, sample)
+            session.flush()
+        return units
+
+    return _measure(run)
+
+
+def measure_limit(case: Case) -> Outcome:
+    """Execute the limit's statements, in one transaction."""
+    parameters: dict[str, Any] = {}
+    if case.changed_ids:
+        with _engine().connect() as connection:
+            parameters["changed"] = connection.scalar(text(case.changed_ids))
+
+    def run(connection: Connection, now: datetime) -> int:
+        case.limit.execute(connection, now=now, **parameters)
+        return 0
+
+    return _measure(run)
+
+
+def _measure(run: Callable[[Connection, datetime], int]) -> Outcome:
+    with _engine().connect() as connection:
+        # The first statement of a connection asks the server for a few things of its own.
+        connection.execute(text("SELECT 1"))
+        connection.rollback()
+        memory = PeakMemory()
+        now = utc_now()
+        began_at = time.perf_counter()
+        with connection.begin():
+            units = run(connection, now)
+        seconds = time.perf_counter() - began_at
+        memory_bytes = memory.stop()
+    return Outcome(
+        now=now.isoformat(),
+        seconds=seconds,
+        idle_bytes=memory.idle_bytes,
+        memory_bytes=memory_bytes,
+        longest_transaction_seconds=seconds,
+        transactions=1,
+        units=units,
+    )
+
+
+def _engine() -> Engine:
+    if app.settings.database_url is None:
+        raise SystemExit("DATABASE_URL: must say which database to measure on")
+    return create_engine(app.settings.database_url)
+
+
+def main(variant: str, case_name: str, sample: str = "0") -> None:
+    """Measure, and say what was measured."""
+    case = BY_NAME[case_name]
+    if variant == "job":
+        outcome = measure_job(case)
+    elif variant == "loop":
+        outcome = measure_loop(case, int(sample))
+    else:
+        outcome = measure_limit(case)
+    sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
