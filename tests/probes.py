@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import dramatiq
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from tests.rig.processes import Process, Processes
 from tests.rig.rabbitmq import RabbitMQ
@@ -67,6 +67,12 @@ class Ledger:
         run = runs.find_run(self.database, run_key)
         assert run is not None, f"There is no run {run_key!r}"
         return run
+
+    def runs(self, job: str) -> list[JobRun]:
+        """Return the runs of a job, oldest first."""
+        with self.database.transaction() as session:
+            found = session.scalars(select(JobRun).where(JobRun.job == job).order_by(JobRun.id))
+            return list(found)
 
     def wait_for_run(self, run_key: str, *statuses: str) -> JobRun:
         """Wait until the run of this key has one of the statuses; without any, until it ended."""

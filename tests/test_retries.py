@@ -113,7 +113,7 @@ class TestARunThatFailed:
 class TestTheOtherMessagesOfAFailedSlot:
     """Every scheduler sends one for each slot, and a scheduler that starts sends another."""
 
-    SPEC = every(seconds=86_400)
+    SPEC = every(seconds=7 * 86_400)
 
     @pytest.fixture
     def job(self, workshop: Workshop) -> Job:
