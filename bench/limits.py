@@ -95,7 +95,12 @@ TASKS = Limit(
         INSERT INTO task_history (task_id, user_id, action, remark, created_at)
         SELECT id, poster_id, 'cancelled', 'The deadline passed', :now FROM due
         """,
-        upsert_notices("task_cancelled", "SELECT * FROM notice", task_title="task_title"),
+        # In the order of the unique index: what is written together lies together.
+        upsert_notices(
+            "task_cancelled",
+            "SELECT * FROM notice ORDER BY user_id, related_id",
+            task_title="task_title",
+        ),
     ),
     texts("task_cancelled"),
 )
@@ -104,30 +109,28 @@ POINTS = Limit(
     (
         """
         CREATE TEMP TABLE expiring ON COMMIT DROP AS
-        WITH entry AS (
-            SELECT *,
-                   sum(amount) FILTER (WHERE type = 'spend') OVER (PARTITION BY user_id) AS spent,
-                   bool_or(type = 'earn' AND NOT expired AND expires_at <= :now)
-                       OVER (PARTITION BY user_id) AS is_due
-            FROM points_transactions
-            WHERE type <> 'earn' OR expires_at <= :now
-        ), lot AS (
+        WITH lot AS (
             SELECT lot.id, lot.user_id, lot.expires_at, lot.expired,
-                   coalesce(lot.spent, 0) AS spent,
                    lot.amount - coalesce(before.points, 0) AS points
-            FROM entry AS lot
+            FROM points_transactions AS lot
             LEFT JOIN (
                 SELECT related_id, sum(amount) AS points
                 FROM points_transactions WHERE type = 'expire' GROUP BY related_id
             ) AS before ON before.related_id = lot.id
-            WHERE lot.type = 'earn' AND lot.is_due
+            WHERE lot.type = 'earn' AND lot.expires_at <= :now
         ), ordered AS (
             SELECT *, sum(points) OVER (PARTITION BY user_id ORDER BY expires_at, id) AS so_far
             FROM lot
         )
         SELECT id, user_id, expires_at,
-               greatest(least(points, so_far - spent), 0)::bigint AS points_left
-        FROM ordered WHERE NOT expired
+               greatest(least(lot.points, so_far - coalesce(spent.points, 0)), 0)::bigint
+                   AS points_left
+        FROM ordered AS lot
+        LEFT JOIN (
+            SELECT user_id, sum(amount) AS points
+            FROM points_transactions WHERE type = 'spend' GROUP BY user_id
+        ) AS spent USING (user_id)
+        WHERE NOT expired
         """,
         "ANALYZE expiring",
         """
@@ -217,6 +220,13 @@ ACTIVITIES = Limit(
 
 CHATS = Limit(
     (
+        # What the foreign key would do, chat by chat.
+        """
+        UPDATE customer_service_queue AS entry SET chat_id = NULL
+        FROM customer_service_chats AS chat
+        WHERE chat.id = entry.chat_id
+          AND chat.ended_at < CAST(:now AS timestamptz) - interval '30 days'
+        """,
         """
         DELETE FROM customer_service_messages AS message
         USING customer_service_chats AS chat
@@ -232,30 +242,31 @@ CHATS = Limit(
 
 STATISTICS = Limit(
     (
+        # Apart from the UPDATE, since only what reads alone is spread over the processor's cores.
+        """
+        CREATE TEMP TABLE new ON COMMIT DROP AS
+        SELECT person.id, coalesce(tasks, 0) AS tasks, coalesce(completed, 0) AS completed,
+               coalesce(rating, 0) AS rating
+        FROM users AS person
+        LEFT JOIN (
+            SELECT user_id, count(*) AS tasks, count(*) FILTER (WHERE is_completed) AS completed
+            FROM (
+                SELECT poster_id AS user_id, status = 'completed' AS is_completed FROM tasks
+                UNION ALL
+                SELECT taker_id, status = 'completed' FROM tasks WHERE taker_id IS NOT NULL
+            ) AS part GROUP BY user_id
+        ) AS counted ON counted.user_id = person.id
+        LEFT JOIN (
+            SELECT reviewee_id, round(avg(rating), 2) AS rating
+            FROM reviews GROUP BY reviewee_id
+        ) AS rated ON rated.reviewee_id = person.id
+        WHERE (person.task_count, person.completed_task_count, person.avg_rating)
+              IS DISTINCT FROM (coalesce(tasks, 0), coalesce(completed, 0), coalesce(rating, 0))
+        """,
         """
         UPDATE users
-        SET task_count = new.tasks, completed_task_count = new.completed, avg_rating = new.rating
-        FROM (
-            SELECT person.id, coalesce(tasks, 0) AS tasks, coalesce(completed, 0) AS completed,
-                   coalesce(rating, 0) AS rating
-            FROM users AS person
-            LEFT JOIN (
-                SELECT user_id, count(*) AS tasks,
-                       count(*) FILTER (WHERE is_completed) AS completed
-                FROM (
-                    SELECT poster_id AS user_id, status = 'completed' AS is_completed FROM tasks
-                    UNION ALL
-                    SELECT taker_id, status = 'completed' FROM tasks WHERE taker_id IS NOT NULL
-                ) AS part GROUP BY user_id
-            ) AS counted ON counted.user_id = person.id
-            LEFT JOIN (
-                SELECT reviewee_id, round(avg(rating), 2) AS rating
-                FROM reviews GROUP BY reviewee_id
-            ) AS rated ON rated.reviewee_id = person.id
-        ) AS new
-        WHERE new.id = users.id
-          AND (users.task_count, users.completed_task_count, users.avg_rating)
-              IS DISTINCT FROM (new.tasks, new.completed, new.rating)
+        SET task_count = tasks, completed_task_count = completed, avg_rating = rating
+        FROM new WHERE new.id = users.id
         """,
     )
 )
