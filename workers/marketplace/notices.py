@@ -60,4 +60,4 @@ def languages(session: Session, user_ids: Collection[int]) -> dict[int, str]:
     rows = session.execute(
         text("SELECT id, language FROM users WHERE id = ANY(:ids)"), {"ids": list(user_ids)}
     )
-    return dict(rows.tuples().all())
+    return {row.id: row.language for row in rows}
