@@ -21,7 +21,7 @@ from workers.outbox import record_events
 LOCK_WAITING = text("""
     SELECT entry.id, entry.user_id
     FROM customer_service_queue AS entry
-    WHERE entry.status = 'waiting'
+    WHERE entry.status = 'waiting' AND entry.id <> ALL(:passed_over)
     -- Who has a chat already needs no seat, so lack of seats must not keep them from being seen.
     ORDER BY EXISTS (SELECT FROM customer_service_chats AS chat
                      WHERE chat.user_id = entry.user_id AND chat.ended_at IS NULL) DESC,
@@ -87,8 +87,10 @@ PLACE = text("""
 
 COUNT_WAITING = text("""
     SELECT count(*) AS waiting,
+           count(*) FILTER (WHERE entry.id <> ALL(:passed_over)) AS candidates,
            count(*) FILTER (
-               WHERE EXISTS (SELECT FROM customer_service_chats AS chat
+               WHERE entry.id <> ALL(:passed_over)
+                 AND EXISTS (SELECT FROM customer_service_chats AS chat
                              WHERE chat.user_id = entry.user_id AND chat.ended_at IS NULL)
            ) AS with_chat
     FROM customer_service_queue AS entry
@@ -105,20 +107,30 @@ def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batch
     Returns:
         ``assigned``, the entries that were; ``waiting``, those that still wait.
     """
+    passed_over: list[int] = []
     while True:
-        entries = session.execute(LOCK_WAITING, {"batch_size": batch_size}).all()
-        placed = _place(session, now, entries) if entries else []
-        left = session.execute(COUNT_WAITING).one()
-        is_room_left = bool(entries) and len(placed) == len(entries)
-        if not placed or not (left.with_chat or (left.waiting and is_room_left)):
+        batch = {"batch_size": batch_size, "passed_over": passed_over}
+        entries = session.execute(LOCK_WAITING, batch).all()
+        placed, unreachable = _place(session, now, entries) if entries else ([], [])
+        # They still wait, and would stand first in each batch: those behind them have their turn.
+        passed_over += unreachable
+        left = session.execute(COUNT_WAITING, {"passed_over": passed_over}).one()
+        is_room_left = len(placed) + len(unreachable) == len(entries)
+        is_going_on = left.with_chat or (left.candidates and is_room_left)
+        if not is_going_on or not (placed or unreachable):
             return {"assigned": len(placed), "waiting": left.waiting}
         yield {"assigned": len(placed)}
 
 
-def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+def _place(
+    session: Session, now: datetime, entries: Sequence[Row[Any]]
+) -> tuple[Sequence[Row[Any]], list[int]]:
+    """Return the entries that were placed, and the ids of those whose person is locked."""
     people = {"user_ids": list({entry.user_id for entry in entries})}
     user_ids = list(session.scalars(LOCK_PEOPLE, people))
     agent_ids = list(session.scalars(LOCK_AGENTS))
+    reachable = set(user_ids)
+    unreachable = [entry.id for entry in entries if entry.user_id not in reachable]
     placed = session.execute(
         PLACE,
         {
@@ -133,7 +145,7 @@ def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> Sequ
     notices = [Notice(entry.user_id, entry.chat_id) for entry in placed]
     notify(session, now, "customer_service_assigned", notices)
     _record_chat_events(session, "customer_service.chat_assigned", placed)
-    return placed
+    return placed, unreachable
 
 
 # --- Silence --------------------------------------------------------------------------------------
@@ -279,20 +291,35 @@ def _who(chat: Row[Any]) -> dict[str, Any]:
 
 # --- Clean-up -------------------------------------------------------------------------------------
 
+# A row for each message, and so at most a batch of those too: a long chat is deleted little by
+# little. OFFSET 0 has the planner read them chat by chat, and stop at the limit.
 LOCK_OLD = text("""
-    SELECT id FROM customer_service_chats
-    WHERE ended_at < :ended_before
-    ORDER BY ended_at, id
+    SELECT chat.id
+    FROM customer_service_chats AS chat
+    LEFT JOIN LATERAL (
+        SELECT 1 FROM customer_service_messages AS message WHERE message.chat_id = chat.id OFFSET 0
+    ) AS message ON true
+    WHERE chat.ended_at < :ended_before
+    ORDER BY chat.ended_at, chat.id
     LIMIT :batch_size
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF chat SKIP LOCKED
 """)
 DELETE_MESSAGES = text("""
-    WITH deleted AS (
-        DELETE FROM customer_service_messages WHERE chat_id = ANY(:chat_ids) RETURNING 1
-    )
-    SELECT count(*) FROM deleted
+    DELETE FROM customer_service_messages
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM customer_service_messages
+        WHERE chat_id = ANY(:chat_ids)
+        LIMIT :batch_size
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING id
 """)
-DELETE_CHATS = text("DELETE FROM customer_service_chats WHERE id = ANY(:chat_ids)")
+DELETE_CHATS = text("""
+    DELETE FROM customer_service_chats AS chat
+    WHERE id = ANY(:chat_ids)
+      AND NOT EXISTS (SELECT FROM customer_service_messages WHERE chat_id = chat.id)
+    RETURNING id
+""")
 
 
 def delete_old_chats(
@@ -305,11 +332,13 @@ def delete_old_chats(
     Returns:
         ``chats`` and ``messages``, the rows deleted.
     """
+    cutoff = {"ended_before": now - retention, "batch_size": batch_size}
     while True:
-        cutoff = {"ended_before": now - retention, "batch_size": batch_size}
-        chat_ids = list(session.scalars(LOCK_OLD, cutoff))
-        messages = session.scalar(DELETE_MESSAGES, {"chat_ids": chat_ids}) or 0
-        session.execute(DELETE_CHATS, {"chat_ids": chat_ids})
-        if len(chat_ids) < batch_size:
-            return {"chats": len(chat_ids), "messages": messages}
-        yield {"chats": len(chat_ids), "messages": messages}
+        found = session.scalars(LOCK_OLD, cutoff).all()
+        those = {"chat_ids": list(set(found)), "batch_size": batch_size}
+        messages = len(session.execute(DELETE_MESSAGES, those).all())
+        chats = len(session.execute(DELETE_CHATS, those).all())
+        is_stuck = not messages and not chats
+        if len(found) < batch_size or is_stuck:
+            return {"chats": chats, "messages": messages}
+        yield {"chats": chats, "messages": messages}
