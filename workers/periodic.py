@@ -138,7 +138,14 @@ SCHEDULE = (
     Entry("process_customer_service_queue", every(seconds=30)),
     Entry("auto_end_timeout_chats", every(seconds=30)),
     Entry("send_timeout_warnings", every(seconds=30)),
+    Entry("cancel_expired_tasks", every(minutes=1)),
+    Entry("check_expired_coupons", every(minutes=5)),
+    Entry("check_expired_invitation_codes", every(minutes=5)),
+    Entry("check_expired_points", every(minutes=5)),
+    Entry("check_and_end_activities", every(minutes=5)),
+    Entry("update_all_users_statistics", every(minutes=10)),
     Entry("cleanup_long_inactive_chats", daily("02:00")),
+    Entry("update_featured_task_experts_response_time", daily("03:00")),
 )
 """All that runs by the clock, in one place; checked by `check_schedule` when a process starts."""
 

@@ -3,6 +3,6 @@
 Importing this package declares all of them on the current broker.
 """
 
-from workers.actors import customer_service
+from workers.actors import activities, customer_service, expiry, statistics, tasks
 
-__all__ = ["customer_service"]
+__all__ = ["activities", "customer_service", "expiry", "statistics", "tasks"]

@@ -12,6 +12,13 @@ class Text(NamedTuple):
     content: str
 
 
+class Quantity(NamedTuple):
+    """What is said of one, and of several."""
+
+    one: str
+    many: str
+
+
 NOTIFICATIONS: dict[str, dict[str, Text]] = {
     "customer_service_assigned": {
         "en": Text("Customer service is here", "An agent has joined your chat. How can we help?"),
@@ -34,6 +41,10 @@ NOTIFICATIONS: dict[str, dict[str, Text]] = {
             "对话已结束", "由于长时间没有新消息，您的客服对话已结束。您可以随时发起新的对话。"
         ),
     },
+    "task_cancelled": {
+        "en": Text("A task was cancelled", "“{title}” was cancelled because its time ran out."),
+        "zh": Text("任务已取消", "任务“{title}”已过期，系统已自动取消。"),
+    },
 }
 """By the notification's type, then by language."""
 
@@ -49,4 +60,18 @@ CHAT_MESSAGES: dict[str, dict[str, str]] = {
 }
 """System messages in a chat, by occasion, then by the language of the chat's user."""
 
-RESPONSE_TIMES: dict[str, dict[str, Text | str]] = {}
+RESPONSE_TIMES: dict[str, dict[str, Quantity]] = {
+    "minutes": {
+        "en": Quantity("Within 1 minute", "Within {count} minutes"),
+        "zh": Quantity("1分钟内", "{count}分钟内"),
+    },
+    "hours": {
+        "en": Quantity("Within 1 hour", "Within {count} hours"),
+        "zh": Quantity("1小时内", "{count}小时内"),
+    },
+    "days": {
+        "en": Quantity("Within 1 day", "Within {count} days"),
+        "zh": Quantity("1天内", "{count}天内"),
+    },
+}
+"""How soon an expert answers, by the unit that is counted, then by language."""

@@ -1,0 +1,115 @@
+"""Coupons and invitation codes: what is past its time no longer counts."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
+
+from workers.batches import Batches
+from workers.marketplace.locks import BEFORE_ALL_IDS
+
+# NO KEY, because nobody who refers to a coupon needs to wait: a coupon that is being handed out
+# all the time would otherwise be skipped all the time.
+EXPIRE_COUPONS = text("""
+    UPDATE coupons SET status = 'expired'
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM coupons
+        WHERE status = 'active' AND valid_until < :now
+        ORDER BY valid_until, id
+        LIMIT :batch_size
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+    RETURNING id
+""")
+
+# From coupon to coupon of which somebody holds an unused one, by one probe of the index each: what
+# was used or has expired costs nothing, nor do the many people who hold the same. A step counter,
+# since the plan, and not LIMIT, decides how far a recursion goes.
+NEXT_HELD = text("""
+    WITH RECURSIVE held (coupon_id, step) AS (
+        (SELECT coupon_id, 1 FROM user_coupons
+         WHERE status = 'unused' AND coupon_id > :after
+         ORDER BY coupon_id
+         LIMIT 1)
+        UNION ALL
+        SELECT (SELECT coupon_id FROM user_coupons
+                WHERE status = 'unused' AND coupon_id > held.coupon_id
+                ORDER BY coupon_id
+                LIMIT 1), step + 1
+        FROM held
+        WHERE held.coupon_id IS NOT NULL AND step < :batch_size
+    )
+    SELECT coupon.id, coupon.valid_until < :now AS is_overdue
+    FROM held
+    JOIN coupons AS coupon ON coupon.id = held.coupon_id
+    ORDER BY coupon.id
+""")
+
+# The coupon is looked at again, since it may have been prolonged after it was found. No order:
+# there are no better and worse ones, and it would have all of them read for each batch.
+EXPIRE_HELD = text("""
+    UPDATE user_coupons SET status = 'expired'
+    WHERE id = ANY (ARRAY(
+        SELECT held.id
+        FROM user_coupons AS held
+        JOIN coupons AS coupon ON coupon.id = held.coupon_id
+        WHERE held.status = 'unused' AND held.coupon_id = ANY(:coupon_ids)
+          AND coupon.valid_until < :now
+        LIMIT :batch_size
+        FOR NO KEY UPDATE OF held SKIP LOCKED
+    ))
+    RETURNING id
+""")
+
+EXPIRE_CODES = text("""
+    UPDATE invitation_codes SET is_active = false
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM invitation_codes
+        WHERE is_active AND valid_until < :now
+        ORDER BY valid_until, id
+        LIMIT :batch_size
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+    RETURNING id
+""")
+
+
+def expire_coupons(session: Session, now: datetime, *, batch_size: int) -> Batches:
+    """Expire the coupons that are no longer valid, and what people hold of them unused.
+
+    Returns:
+        ``coupons``; ``user_coupons``, also those whose coupon was expired or disabled before.
+    """
+    batch = {"now": now, "batch_size": batch_size}
+    for coupons in _drain(session, EXPIRE_COUPONS, batch):
+        yield {"coupons": coupons}
+    after = BEFORE_ALL_IDS
+    while held := session.execute(NEXT_HELD, {**batch, "after": after}).all():
+        overdue = {"coupon_ids": [coupon.id for coupon in held if coupon.is_overdue]}
+        for user_coupons in _drain(session, EXPIRE_HELD, {**batch, **overdue}):
+            yield {"user_coupons": user_coupons}
+        after = held[-1].id
+    return {"coupons": 0, "user_coupons": 0}
+
+
+def expire_invitation_codes(session: Session, now: datetime, *, batch_size: int) -> Batches:
+    """Deactivate the invitation codes that are no longer valid.
+
+    Returns:
+        ``codes``.
+    """
+    for codes in _drain(session, EXPIRE_CODES, {"now": now, "batch_size": batch_size}):
+        yield {"codes": codes}
+    return {"codes": 0}
+
+
+def _drain(session: Session, statement: TextClause, batch: Mapping[str, Any]) -> Iterator[int]:
+    """Execute a statement until it finds nothing more. How many rows it changed, each time."""
+    is_drained = False
+    while not is_drained:
+        changed = len(session.execute(statement, batch).all())
+        is_drained = changed < batch["batch_size"]
+        if changed:
+            yield changed

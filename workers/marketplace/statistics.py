@@ -1,0 +1,187 @@
+"""People's statistics: how many tasks they have, how many are completed, how they are rated.
+
+Triggers note whom a change of a task or a review concerns, in the transaction of the change (see
+`workers.models.statistics`). A run takes the notes that it sees, and computes anew what those
+people's rows should say. Whoever commits while it does so leaves notes for the next run, however
+long ago that transaction began: there is no time, and no id, behind which nothing can appear.
+
+Once a day, all people are looked at. That repairs what no trigger could see: statistics that were
+written by somebody else, or triggers that were off while data was restored. The pass remembers
+where it is, batch by batch, so that one which was cut short goes on from there.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from workers.batches import Batches
+from workers.marketplace.locks import BEFORE_ALL_IDS
+
+FACTS_PER_USER = 10
+"""How many tasks and reviews a batch may read for each person it looks at, on average."""
+
+FULL_PASS = text("SELECT resume_after, finished_at FROM statistics_full_pass")
+
+SAVE_FULL_PASS = text("""
+    INSERT INTO statistics_full_pass (resume_after, finished_at)
+    VALUES (:resume_after, :finished_at)
+    ON CONFLICT (is_only) DO UPDATE
+    SET resume_after = excluded.resume_after, finished_at = excluded.finished_at
+""")
+
+NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size")
+
+LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
+
+NEXT_CHANGES = text("""
+    SELECT id, user_id FROM statistics_changes
+    WHERE id > :after AND id <= :last
+    ORDER BY id
+    LIMIT :batch_size
+""")
+
+DELETE_CHANGES = text("DELETE FROM statistics_changes WHERE id = ANY(:ids)")
+
+NOTE = text("""
+    INSERT INTO statistics_changes (user_id)
+    SELECT user_id FROM unnest(CAST(:user_ids AS bigint[])) AS person (user_id)
+""")
+
+# As many of the people, from the first on, as have facts that can be read in one batch; but one
+# person's facts are never divided. OFFSET 0 has the planner read them person by person, and stop
+# at the limit.
+FITTING = text("""
+    SELECT user_id
+    FROM (
+        SELECT person.user_id, person.place
+        FROM unnest(CAST(:user_ids AS bigint[])) WITH ORDINALITY AS person (user_id, place)
+        CROSS JOIN LATERAL (
+            SELECT 1
+            UNION ALL
+            SELECT 1 FROM tasks WHERE poster_id = person.user_id
+            UNION ALL
+            SELECT 1 FROM tasks WHERE taker_id = person.user_id
+            UNION ALL
+            SELECT 1 FROM reviews WHERE reviewee_id = person.user_id
+            OFFSET 0
+        ) AS fact
+        ORDER BY person.place
+        LIMIT :facts
+    ) AS fact
+    GROUP BY user_id, place
+    ORDER BY place
+""")
+
+# One statement, and so one moment: what is written was true together.
+RECOMPUTE = text("""
+    WITH task AS (
+        SELECT poster_id AS user_id, status FROM tasks WHERE poster_id = ANY(:user_ids)
+        UNION ALL
+        SELECT taker_id, status FROM tasks WHERE taker_id = ANY(:user_ids)
+    ), tally AS (
+        SELECT user_id, count(*) AS tasks, count(*) FILTER (WHERE status = 'completed') AS completed
+        FROM task
+        GROUP BY user_id
+    ), rating AS (
+        SELECT reviewee_id AS user_id, round(avg(rating), 2) AS mean
+        FROM reviews
+        WHERE reviewee_id = ANY(:user_ids)
+        GROUP BY reviewee_id
+    ), person AS (
+        SELECT id, coalesce(tally.tasks, 0) AS task_count,
+               coalesce(tally.completed, 0) AS completed_task_count,
+               coalesce(rating.mean, 0) AS avg_rating
+        FROM unnest(CAST(:user_ids AS bigint[])) AS wanted (id)
+        LEFT JOIN tally ON tally.user_id = id
+        LEFT JOIN rating ON rating.user_id = id
+    ), differing AS (
+        SELECT person.*
+        FROM person
+        JOIN users USING (id)
+        WHERE (users.task_count, users.completed_task_count, users.avg_rating)
+           <> (person.task_count, person.completed_task_count, person.avg_rating)
+    ), locked AS (
+        SELECT id FROM users
+        WHERE id IN (SELECT id FROM differing)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), written AS (
+        UPDATE users
+        SET task_count = differing.task_count,
+            completed_task_count = differing.completed_task_count,
+            avg_rating = differing.avg_rating
+        FROM differing
+        WHERE users.id = differing.id AND users.id IN (SELECT id FROM locked)
+        RETURNING users.id
+    )
+    SELECT differing.id, written.id IS NOT NULL AS is_written
+    FROM differing
+    LEFT JOIN written USING (id)
+""")
+
+
+def update_statistics(session: Session, now: datetime, *, batch_size: int) -> Batches:
+    """Bring the statistics of those up to date whom a change concerns; once a day, of all.
+
+    A person whose row somebody has locked is noted again, for the next run.
+
+    Returns:
+        ``users``, the rows that were changed.
+    """
+    yield from _look_at_all(session, now, batch_size)
+    yield from _look_at_changes(session, batch_size)
+    return {"users": 0}
+
+
+def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
+    """On the first run of a UTC day."""
+    state = session.execute(FULL_PASS).one_or_none()
+    finished_at = state.finished_at if state else None
+    if finished_at and finished_at.astimezone(UTC).date() >= now.astimezone(UTC).date():
+        return None
+    resume_after = state.resume_after if state else None
+    after = BEFORE_ALL_IDS if resume_after is None else resume_after
+    batch = {"batch_size": batch_size}
+    while user_ids := session.scalars(NEXT_USERS, {"after": after, **batch}).all():
+        for fitting in _fitting(session, user_ids, batch_size):
+            changed = _recompute(session, fitting)
+            after = fitting[-1]
+            session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
+            yield {"users": changed}
+    session.execute(SAVE_FULL_PASS, {"resume_after": None, "finished_at": now})
+    return None
+
+
+def _look_at_changes(session: Session, batch_size: int) -> Batches:
+    # What is noted from here on, also by this run itself, is for the next.
+    place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
+    while changes := session.execute(NEXT_CHANGES, place).all():
+        ids = defaultdict[int, list[int]](list)
+        for change in changes:
+            ids[change.user_id].append(change.id)
+        for fitting in _fitting(session, list(ids), batch_size):
+            taken = [id_ for user_id in fitting for id_ in ids[user_id]]
+            session.execute(DELETE_CHANGES, {"ids": taken})
+            yield {"users": _recompute(session, fitting)}
+        place["after"] = changes[-1].id
+    return None
+
+
+def _fitting(session: Session, user_ids: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+    """Divide people into batches by how much there is to read about them."""
+    while user_ids:
+        facts = {"user_ids": list(user_ids), "facts": batch_size * FACTS_PER_USER}
+        fitting = session.scalars(FITTING, facts).all()
+        yield fitting
+        user_ids = user_ids[len(fitting) :]
+
+
+def _recompute(session: Session, user_ids: Sequence[int]) -> int:
+    """Return how many of the people's rows were changed."""
+    differing = session.execute(RECOMPUTE, {"user_ids": list(user_ids)}).all()
+    busy = [user.id for user in differing if not user.is_written]
+    if busy:
+        session.execute(NOTE, {"user_ids": busy})
+    return len(differing) - len(busy)
