@@ -184,7 +184,9 @@ class TestOneRun:
             ledger.claim(lease, message())
 
             run = ledger.run(message())
-            assert (run.status, run.attempt, run.started_at) == ("running", 1, NOW)
+            assert (run.status, run.attempt) == ("running", 1)
+            assert run.started_at is not None
+            assert run.started_at >= NOW
             assert run.finished_at is None
             assert run.worker
 

@@ -38,6 +38,9 @@ class Run:
     session: Session
     now: datetime
     settings: Settings
+    key: str
+    """The run's name in the ledger, the same in every attempt: what to give to a system outside
+    that can drop duplicates."""
 
     @property
     def chat_timeout(self) -> timedelta:

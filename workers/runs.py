@@ -90,6 +90,8 @@ class Claim:
     attempt: int = 0
     counts: Counts | None = None
     """What batches of earlier attempts have committed already."""
+    started_at: datetime | None = None
+    """When the run began: after its locks were taken, so that runs of one job follow each other."""
     delay_seconds: float = POSTPONE_SECONDS
     """When postponed: how soon to deliver again."""
 
@@ -106,7 +108,7 @@ def claim(
     Args:
         lease: the connection for the effects; the locks stay on it.
         delivery: the message.
-        now: the time of the start.
+        now: the time, by which slots are judged.
         current_slot: the job's latest slot at `now`; None for a run on demand.
     """
     try:
@@ -152,12 +154,18 @@ def _judge(
     run.message_id = delivery.message_id
     run.queue = delivery.queue
     run.broker = delivery.broker
-    run.started_at = now
+    run.started_at = max(now, utc_now())
     run.finished_at = None
     run.error = None
     run.worker = f"{socket.gethostname()}:{os.getpid()}"
     lease.session.flush()
-    return Claim(Verdict.RUN, run_id=run.id, attempt=run.attempt, counts=run.result)
+    return Claim(
+        Verdict.RUN,
+        run_id=run.id,
+        attempt=run.attempt,
+        counts=run.result,
+        started_at=run.started_at,
+    )
 
 
 def _answer_without_a_start(run: JobRun, delivery: Delivery, now: datetime) -> Claim | None:

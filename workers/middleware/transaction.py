@@ -81,7 +81,7 @@ class Transaction(dramatiq.Middleware):
             structlog.contextvars.bind_contextvars(attempt=claim.attempt)
             if claim.verdict is Verdict.RUN:
                 claim_in_progress.set(claim)
-                run = Run(lease.session, now, self.settings)
+                run = Run(lease.session, claim.started_at or now, self.settings, delivery.run_key)
                 counts = _run(lease, claim, lambda: job(run))
                 claim_in_progress.set(None)
         if claim.verdict is Verdict.RUN:
