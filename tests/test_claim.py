@@ -558,6 +558,8 @@ class Work:
     end: ExitStack
     is_cut: bool = False
     """Whether its connection to the database broke, which it does not know yet."""
+    has_its_message: bool = True
+    """Whether the broker would deliver the message again, should this worker be lost."""
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -594,7 +596,10 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.at_work)
     def deliver_again(self, index: int) -> None:
         """The broker's connection to a worker breaks, and the worker goes on."""
-        self.queue.append(self.at_work[index % len(self.at_work)].delivery)
+        work = self.at_work[index % len(self.at_work)]
+        if work.has_its_message:
+            work.has_its_message = False
+            self.queue.append(work.delivery)
 
     @rule(index=index)
     @precondition(lambda self: self.dead_letters)
@@ -663,7 +668,7 @@ class AnyOrder(RuleBasedStateMachine):
         work = self.take(index)
         work.end.close()
         runs.record_failure(self.ledger.database, work.claim, self.MAX_RETRIES, "boom")
-        self.queue.append(work.delivery)
+        self.give_back(work)
 
     @rule(index=index)
     @precondition(lambda self: self.at_work)
@@ -671,7 +676,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.cut(index)
         work = self.take(index)
         work.end.close()
-        self.queue.append(work.delivery)
+        self.give_back(work)
 
     @rule(index=index)
     @precondition(lambda self: self.at_work)
@@ -684,6 +689,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     def take(self, index: int) -> Work:
         return self.at_work.pop(index % len(self.at_work))
+
+    def give_back(self, work: Work) -> None:
+        if work.has_its_message:
+            self.queue.append(work.delivery)
 
     def record_failure(self, work: Work, *, is_published: bool = True) -> None:
         database = self.ledger.database
