@@ -13,7 +13,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 # "check" lists its steps in the order in which they are worth reading.
 .NOTPARALLEL:
-.PHONY: help run test check lint format bench lock stop clean
+.PHONY: help run test check lint format chaos bench lock stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ lint: $(DEV_STAMP) ## Check format, style, types and import rules
 format: $(DEV_STAMP) ## Format the code, and mend what can be mended
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
+
+chaos: $(DEV_STAMP) ## Torment a live service for ten minutes, then audit it (ARGS="--seed 5" repeats)
+	@scripts/setup-rabbitmq
+	@$(BIN)/python -m chaos $(ARGS)
 
 bench: $(BENCH_STAMP) ## Measure the jobs, for an hour (ARGS="--scale 0.1 --only coupons" for less)
 	@$(BIN)/python -m bench $(ARGS)
