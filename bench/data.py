@@ -119,13 +119,11 @@ def tasks(size: Size) -> list[str]:
     ]
 
 
-ROWS_OF_A_LEDGER = 10
-
-
 def points(size: Size) -> list[str]:
     """Ten rows for each person, of which one or two are due lots, in part spent already.
 
-    Row 1 expired earlier, by row 3; 4 is due, 5 is due for every second person.
+    Row 1 expired earlier, by row 3; 4 is due, 5 is due for every second person. First come all
+    first rows, then all second ones: a ledger that grew with time, each person's here and there.
     """
     people = size.rows(200_000)
     return [
@@ -134,18 +132,20 @@ def points(size: Size) -> list[str]:
         INSERT INTO points_transactions
             (user_id, type, amount, source, related_id, expires_at, expired, created_at)
         SELECT i, type, amount + CASE WHEN type = 'expire' OR k = 1 THEN 0 ELSE bonus END,
-               source, CASE WHEN k = 3 THEN (i - 1) * {ROWS_OF_A_LEDGER} + 1 END,
+               source, CASE WHEN k = 3 THEN turn END,
                now() + days * interval '1 day'
                      + CASE WHEN k = 5 AND i % 2 = 0 THEN interval '-20 days' ELSE '0' END,
                k = 1, now() - (100 - k) * interval '1 day'
-        FROM (SELECT i, {size.pick(10, salt=1)} AS bonus FROM {series(people)}) AS person,
+        FROM (SELECT i, {size.pick(10, salt=1)} AS bonus,
+                     row_number() OVER (ORDER BY {size.pick(2**31, salt=2)}) AS turn
+              FROM {series(people)}) AS person,
              (VALUES (1, 'earn', 100, 'task', -60), (2, 'spend', 30, 'shop', NULL),
                      (3, 'expire', 70, 'points_expire', NULL), (4, 'earn', 90, 'task', -5),
                      (5, 'earn', 60, 'task', 10), (6, 'spend', 20, 'shop', NULL),
                      (7, 'earn', 80, 'task', NULL), (8, 'earn', 40, 'task', 20),
                      (9, 'spend', 50, 'shop', NULL), (10, 'earn', 30, 'task', 30))
              AS line (k, type, amount, source, days)
-        ORDER BY i, k
+        ORDER BY k, turn
         """,
         """
         INSERT INTO points_accounts (user_id, balance)
