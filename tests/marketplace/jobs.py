@@ -1,6 +1,6 @@
 """The eleven jobs as the tests run them: without a broker, committing at each yield."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,12 +44,11 @@ JOBS: dict[str, tuple[Rule, dict[str, Any]]] = {
 """By the names of their actors: each job's rule, and the settings it is called with."""
 
 
-def run_job(
+def run_batches(
     database: Database, job: str, *, now: datetime = NOW, batch_size: int = 10_000
-) -> Counts:
-    """Run a job as the middleware does, one transaction a batch, and return its counts."""
+) -> Iterator[Counts]:
+    """Run a job as the middleware does, one transaction a batch, and give the counts of each."""
     rule, settings = JOBS[job]
-    counts: Counts = {}
     is_finished = False
     with (
         database.lease() as lease,
@@ -61,6 +60,15 @@ def run_job(
                     batch = next(batches)
                 except StopIteration as stop:
                     batch, is_finished = stop.value, True
-            for name, count in (batch or {}).items():
-                counts[name] = counts.get(name, 0) + count
+            yield batch or {}
+
+
+def run_job(
+    database: Database, job: str, *, now: datetime = NOW, batch_size: int = 10_000
+) -> Counts:
+    """Run a job to its end, and return its counts."""
+    counts: Counts = {}
+    for batch in run_batches(database, job, now=now, batch_size=batch_size):
+        for name, count in batch.items():
+            counts[name] = counts.get(name, 0) + count
     return counts

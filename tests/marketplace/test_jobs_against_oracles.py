@@ -1,8 +1,6 @@
 """Each job does what its rule says: in random marketplaces, in batches of any size, and once."""
 
 import copy
-from decimal import Decimal
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.marketplace import marketplace, worlds
 from tests.marketplace.jobs import JOBS, NOW, run_job
-from tests.marketplace.marketplace import Marketplace
+from tests.marketplace.marketplace import Marketplace, comparable
 from tests.marketplace.oracles import ORACLES
 from workers.database import Database
 
@@ -29,49 +27,6 @@ WORLDS = {
 }
 
 BATCH_SIZES = st.sampled_from([1, 2, 3, 10_000])
-
-
-def comparable(world: Marketplace, before: Marketplace) -> dict[str, Any]:
-    """A marketplace without what the database chose: ids of new rows, and its own clock."""
-    known = {table: {row["id"] for row in rows if "id" in row} for table, rows in before.items()}
-    new_chats = {
-        chat["id"]: f"chat of {chat['user_id']}"
-        for chat in world["customer_service_chats"]
-        if chat["id"] not in known["customer_service_chats"]
-    }
-
-    def named(chat_id: Any) -> Any:
-        return new_chats.get(chat_id, chat_id)
-
-    def comparable_row(table: str, row: dict[str, Any]) -> dict[str, Any]:
-        row = dict(row)
-        if "id" in row and row["id"] not in known[table]:
-            row["id"] = "new"
-        if table == "outbox_events":
-            row.pop("created_at", None)
-            row["payload"] = row["payload"] | {"chat_id": named(row["payload"]["chat_id"])}
-            row["key"] = str(row["payload"]["chat_id"])
-        if table == "customer_service_queue":
-            row["chat_id"] = named(row["chat_id"])
-        if table == "notifications" and row["type"].startswith("customer_service"):
-            row["related_id"] = named(row["related_id"])
-        return row
-
-    return {
-        table: sorted((comparable_row(table, row) for row in rows), key=place)
-        for table, rows in world.items()
-    }
-
-
-def place(row: dict[str, Any]) -> list[str]:
-    """Where a row stands among others: by what is equal in equal rows."""
-    exact = {
-        # Equal numbers may have more or fewer zeros at their ends, or be means that go on for ever.
-        name: value.normalize() if isinstance(value, Decimal) else value
-        for name, value in row.items()
-        if name != "response_seconds"
-    }
-    return [f"{name}={exact[name]!r}" for name in sorted(exact)]
 
 
 @pytest.mark.parametrize("job", JOBS)

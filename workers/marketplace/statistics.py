@@ -43,7 +43,12 @@ NEXT_CHANGES = text("""
     LIMIT :batch_size
 """)
 
-DELETE_CHANGES = text("DELETE FROM statistics_changes WHERE id = ANY(:ids)")
+DELETE_CHANGES = text("""
+    DELETE FROM statistics_changes
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM statistics_changes WHERE id = ANY(:ids) FOR UPDATE SKIP LOCKED
+    ))
+""")
 
 NOTE = text("""
     INSERT INTO statistics_changes (user_id)
