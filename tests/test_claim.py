@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -582,15 +583,15 @@ class AnyOrder(RuleBasedStateMachine):
         self.queue: list[Delivery] = []
         self.at_work: list[Work] = []
         self.dead_letters: list[Delivery] = []
-        self.names = (f"m-{number}" for number in count())
-        self.schedule()
 
     # What schedulers, the broker and people do.
 
-    @rule()
-    @precondition(lambda self: len(self.queue) < 3)
-    def schedule(self) -> None:
-        self.queue.append(message(next(self.names), job=self.job, max_retries=self.MAX_RETRIES))
+    @initialize(messages=st.integers(1, 2))
+    def schedule(self, messages: int) -> None:
+        self.queue = [
+            message(f"m-{number}", job=self.job, max_retries=self.MAX_RETRIES)
+            for number in range(messages)
+        ]
 
     @rule(index=index)
     @precondition(lambda self: self.at_work)
@@ -612,15 +613,17 @@ class AnyOrder(RuleBasedStateMachine):
         self.queue.append(delivery)
 
     @rule()
-    def pass_time(self) -> None:
-        self.current_slot += timedelta(seconds=30)
-        self.now += timedelta(seconds=30)
+    @precondition(lambda self: not (self.queue or self.at_work or self.dead_letters))
+    def rest(self) -> None:
+        """Nothing is left to do; hypothesis wants a rule for that too."""
 
     # What workers do, and what happens to them.
 
-    @rule(index=index)
+    @rule(index=index, seconds_later=st.sampled_from([0, 30, 300]))
     @precondition(lambda self: self.queue and len(self.at_work) < 3)
-    def deliver(self, index: int) -> None:
+    def deliver(self, index: int, seconds_later: int) -> None:
+        self.current_slot += timedelta(seconds=seconds_later)
+        self.now += timedelta(seconds=seconds_later)
         delivery = self.queue.pop(index % len(self.queue))
         with ExitStack() as stack:
             lease = stack.enter_context(self.ledger.database.lease())
@@ -632,43 +635,32 @@ class AnyOrder(RuleBasedStateMachine):
             elif claim.verdict is Verdict.DEAD:
                 self.dead_letters.append(delivery)
 
-    @rule(index=index)
+    @rule(index=index, is_answered=st.booleans())
     @precondition(lambda self: self.at_work)
-    def succeed(self, index: int) -> None:
+    def succeed(self, index: int, *, is_answered: bool) -> None:
+        """The commit takes place, and its answer may get lost with the connection."""
         work = self.take(index)
         with work.end:
-            if not work.is_cut:
+            if work.is_cut:
+                with pytest.raises(DBAPIError):
+                    self.ledger.perform(work.lease, work.claim, work.delivery)
+            else:
                 self.ledger.perform(work.lease, work.claim, work.delivery)
-                return
-            with pytest.raises(DBAPIError):
-                self.ledger.perform(work.lease, work.claim, work.delivery)
-        self.record_failure(work)
+                if is_answered:
+                    return
+        self.settle_failure(work, is_published=True)
 
-    @rule(index=index)
+    @rule(index=index, is_published=st.booleans(), dies=st.booleans())
     @precondition(lambda self: self.at_work)
-    def succeed_and_lose_the_answer(self, index: int) -> None:
-        """The commit takes place, and the connection breaks before its answer is there."""
-        work = self.take(index)
-        with work.end:
-            if not work.is_cut:
-                self.ledger.perform(work.lease, work.claim, work.delivery)
-        self.record_failure(work)
-
-    @rule(index=index, is_published=st.booleans())
-    @precondition(lambda self: self.at_work)
-    def fail(self, index: int, is_published: bool) -> None:  # noqa: FBT001 - hypothesis names it
+    def fail(self, index: int, *, is_published: bool, dies: bool) -> None:
+        """The failure is recorded; then the worker may die, or the broker refuse its retry."""
         work = self.take(index)
         work.end.close()
-        self.record_failure(work, is_published=is_published)
-
-    @rule(index=index)
-    @precondition(lambda self: self.at_work)
-    def fail_and_die(self, index: int) -> None:
-        """The failure is recorded, and the worker killed before it can publish the retry."""
-        work = self.take(index)
-        work.end.close()
-        runs.record_failure(self.ledger.database, work.claim, self.MAX_RETRIES, "boom")
-        self.give_back(work)
+        if dies:
+            runs.record_failure(self.ledger.database, work.claim, self.MAX_RETRIES, "boom")
+            self.give_back(work)
+        else:
+            self.settle_failure(work, is_published=is_published)
 
     @rule(index=index)
     @precondition(lambda self: self.at_work)
@@ -694,7 +686,7 @@ class AnyOrder(RuleBasedStateMachine):
         if work.has_its_message:
             self.queue.append(work.delivery)
 
-    def record_failure(self, work: Work, *, is_published: bool = True) -> None:
+    def settle_failure(self, work: Work, *, is_published: bool) -> None:
         database = self.ledger.database
         status = runs.record_failure(database, work.claim, self.MAX_RETRIES, "boom")
         if status == "retrying" and not is_published:
@@ -722,14 +714,12 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let everybody finish, and see that the run is not lost."""
         try:
-            while self.at_work:
-                self.succeed(0)
             deliveries = 0
-            while self.queue:
-                self.pass_time()
-                self.deliver(0)
-                while self.at_work:
-                    self.succeed(0)
+            while self.at_work or self.queue:
+                if self.at_work:
+                    self.succeed(0, is_answered=True)
+                else:
+                    self.deliver(0, seconds_later=30)
                 deliveries += 1
                 assert deliveries < 100, "These messages are put off for ever"
             self.effects_happen_once_and_with_the_success()
