@@ -5,13 +5,39 @@ So it is dead-lettered instead, and the ledger says so.
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
+import dramatiq
 import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.errors import ConnectionClosed
 
 from tests.probes import Service
 from tests.rig.rabbitmq import RabbitMQ
 
 pytest_plugins = ["tests.probe_fixtures"]
+
+
+def test_the_trap_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given dramatiq's own middleware, and a job that fails while the broker takes nothing
+    broker = StubBroker()
+
+    def fail_and_break_the_broker() -> None:
+        monkeypatch.setattr(broker, "enqueue", refuse)
+        raise LookupError("not found")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionClosed(OSError("refused"))
+
+    job = dramatiq.actor(broker=broker)(fail_and_break_the_broker)
+    job.send()
+    worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
+    worker.start()
+    broker.join("default")
+    worker.stop()
+
+    # Then its message is gone
+    assert broker.dead_letters == []
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ in UTC, and a send for a slot does not raise.
 import json
 from datetime import datetime
 
+import pendulum
+import periodiq
 import pytest
 
 from tests.probes import PATIENCE_SECONDS, Service, log_lines
@@ -17,6 +19,15 @@ pytest_plugins = ["tests.probe_fixtures"]
 
 FAR_FROM_UTC = {"TZ": "Pacific/Auckland"}
 NIGHTLY = daily("02:00")
+
+
+def test_the_trap_is_there() -> None:
+    # Given a scheduler that starts two hours after the time of a nightly job
+    spec = periodiq.cron("0 2 * * *")
+
+    # Then it finds nothing to send until the next night, in whatever zone it is
+    assert not spec.validate(pendulum.datetime(2026, 11, 23, 4, tz="Pacific/Auckland"))
+    assert spec.validate(pendulum.datetime(2026, 11, 24, 2, tz="Pacific/Auckland"))
 
 
 def test_a_slot_missed_while_no_scheduler_ran_is_run_once_when_one_starts(

@@ -8,6 +8,7 @@ from typing import cast
 
 import dramatiq
 import pytest
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from pika.exceptions import UnroutableError
 
 from tests.rig.rabbitmq import RabbitMQ
@@ -16,6 +17,21 @@ from workers.database import Database
 from workers.job import Job
 from workers.rabbitmq import Rabbitmq
 from workers.settings import Settings
+
+
+def test_the_trap_is_there(clean_rabbitmq: RabbitMQ) -> None:
+    # Given dramatiq's broker as it comes
+    broker = RabbitmqBroker(url=clean_rabbitmq.url, middleware=[])
+    job = dramatiq.actor(broker=broker, actor_name="job")(repr)
+    job.send(1)
+    clean_rabbitmq.delete_queues(["default"])
+
+    # When a message is sent to a queue that is gone
+    job.send(2)
+    broker.close()
+
+    # Then it is lost without a word
+    assert clean_rabbitmq.queue_counts("default").ready == 0
 
 
 @pytest.fixture

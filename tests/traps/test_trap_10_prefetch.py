@@ -4,9 +4,16 @@ What waits in one process is kept from another that is idle. So a process fetche
 thread.
 """
 
+import dramatiq
+from dramatiq.brokers.stub import StubBroker
+
 from tests.probes import PATIENCE_SECONDS, Service
 
 pytest_plugins = ["tests.probe_fixtures"]
+
+
+def test_the_trap_is_there() -> None:
+    assert dramatiq.Worker(StubBroker(middleware=[]), worker_threads=2).queue_prefetch == 4
 
 
 def test_a_worker_takes_no_more_than_it_can_run(service: Service) -> None:
