@@ -1,6 +1,6 @@
 """The eleven jobs as the tests run them: without a broker, committing at each yield."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,7 +46,7 @@ JOBS: dict[str, tuple[Rule, dict[str, Any]]] = {
 
 def run_batches(
     database: Database, job: str, *, now: datetime = NOW, batch_size: int = 10_000
-) -> Iterator[Counts]:
+) -> Generator[Counts, None, None]:
     """Run a job as the middleware does, one transaction a batch, and give the counts of each."""
     rule, settings = JOBS[job]
     is_finished = False
