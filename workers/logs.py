@@ -85,7 +85,7 @@ def _outcome_line(event: EventDict) -> str:
     slot = event.get("slot")
     due = f"slot {slot[11:19]}" if slot else "on demand"
     attempt = event.get("attempt") or 0
-    parts = [f"{mark} {event['job']:<32} {due:<13}"]
+    parts = [f"{mark} {event['job']:<42} {due:<13}"]
     if "duration_seconds" in event:
         parts.append(f"{event['duration_seconds'] * 1000:>6.0f} ms")
     if attempt > 1:
