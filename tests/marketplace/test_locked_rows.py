@@ -18,10 +18,17 @@ LOCKED = [
         {"assigned": 2, "waiting": 1},
     ),
     ("auto_end_timeout_chats", "customer_service_chats WHERE id = 1", {"ended": 2}),
+    ("auto_end_timeout_chats", "users WHERE id = 1", {"ended": 2}),
     ("send_timeout_warnings", "customer_service_chats WHERE id = 1", {"warned": 2}),
+    ("send_timeout_warnings", "users WHERE id = 1", {"warned": 2}),
     (
         "cleanup_long_inactive_chats",
         "customer_service_chats WHERE id = 1",
+        {"chats": 2, "messages": 2},
+    ),
+    (
+        "cleanup_long_inactive_chats",
+        "customer_service_messages WHERE chat_id = 1",
         {"chats": 2, "messages": 2},
     ),
     ("cancel_expired_tasks", "tasks WHERE id = 1", {"cancelled": 2}),
@@ -112,17 +119,3 @@ def test_a_coupon_that_is_being_handed_out_expires_all_the_same(
 
     assert counts == {"coupons": 1, "user_coupons": 1}
     assert run_job(shared_database, "check_expired_coupons") == {"coupons": 0, "user_coupons": 1}
-
-
-def test_a_chat_whose_messages_are_locked_holds_up_no_run(
-    shared_database: Database, web_app: WebApp
-) -> None:
-    start(shared_database, ROWS["cleanup_long_inactive_chats"], n=2, now=NOW)
-
-    with web_app.transaction(
-        lambda web: web.must("SELECT FROM customer_service_messages WHERE chat_id = 2 FOR UPDATE")
-    ):
-        counts = run_job(shared_database, "cleanup_long_inactive_chats")
-
-    assert counts == {"chats": 1, "messages": 1}
-    assert run_job(shared_database, "cleanup_long_inactive_chats") == {"chats": 1, "messages": 1}

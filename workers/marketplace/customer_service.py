@@ -152,6 +152,8 @@ def _place(
 
 # `= ANY (ARRAY(SELECT … LIMIT …))` and not `IN (SELECT … LIMIT …)`, for which the planner reads
 # the whole table in each batch.
+#
+# The person's row too, since their notification will need it: whoever holds it would be waited for.
 END_SILENT = text("""
     UPDATE customer_service_chats AS chat
     SET ended_at = :now, ended_reason = 'timeout', ended_by = 'system',
@@ -165,11 +167,14 @@ END_SILENT = text("""
             ELSE 'user_inactive'
         END
     WHERE chat.id = ANY (ARRAY(
-        SELECT id FROM customer_service_chats
-        WHERE ended_at IS NULL AND last_message_at <= :silent_since
-        ORDER BY last_message_at, id
+        SELECT chat.id
+        FROM customer_service_chats AS chat
+        JOIN users AS person ON person.id = chat.user_id
+        WHERE chat.ended_at IS NULL AND chat.last_message_at <= :silent_since
+        ORDER BY chat.last_message_at, chat.id
         LIMIT :batch_size
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE OF chat SKIP LOCKED
+        FOR KEY SHARE OF person SKIP LOCKED
     ))
     RETURNING chat.id AS chat_id, chat.user_id, chat.agent_id, chat.ended_type
 """)
@@ -178,13 +183,16 @@ WARN_SILENT = text("""
     UPDATE customer_service_chats AS chat
     SET warned_at = :now
     WHERE chat.id = ANY (ARRAY(
-        SELECT id FROM customer_service_chats
-        WHERE ended_at IS NULL
-          AND last_message_at <= :silent_since AND last_message_at > :ended_since
-          AND (warned_at IS NULL OR warned_at < last_message_at)
-        ORDER BY last_message_at, id
+        SELECT chat.id
+        FROM customer_service_chats AS chat
+        JOIN users AS person ON person.id = chat.user_id
+        WHERE chat.ended_at IS NULL
+          AND chat.last_message_at <= :silent_since AND chat.last_message_at > :ended_since
+          AND (chat.warned_at IS NULL OR chat.warned_at < chat.last_message_at)
+        ORDER BY chat.last_message_at, chat.id
         LIMIT :batch_size
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE OF chat SKIP LOCKED
+        FOR KEY SHARE OF person SKIP LOCKED
     ))
     RETURNING chat.id AS chat_id, chat.user_id, chat.agent_id, chat.last_message_at
 """)
@@ -299,7 +307,7 @@ LOCK_OLD = text("""
     LEFT JOIN LATERAL (
         SELECT 1 FROM customer_service_messages AS message WHERE message.chat_id = chat.id OFFSET 0
     ) AS message ON true
-    WHERE chat.ended_at < :ended_before
+    WHERE chat.ended_at < :ended_before AND chat.id <> ALL(:passed_over)
     ORDER BY chat.ended_at, chat.id
     LIMIT :batch_size
     FOR UPDATE OF chat SKIP LOCKED
@@ -332,13 +340,14 @@ def delete_old_chats(
     Returns:
         ``chats`` and ``messages``, the rows deleted.
     """
+    passed_over: list[int] = []
     cutoff = {"ended_before": now - retention, "batch_size": batch_size}
-    while True:
-        found = session.scalars(LOCK_OLD, cutoff).all()
-        those = {"chat_ids": list(set(found)), "batch_size": batch_size}
+    while found := set(session.scalars(LOCK_OLD, {**cutoff, "passed_over": passed_over})):
+        those = {"chat_ids": list(found), "batch_size": batch_size}
         messages = len(session.execute(DELETE_MESSAGES, those).all())
         chats = len(session.execute(DELETE_CHATS, those).all())
-        is_stuck = not messages and not chats
-        if len(found) < batch_size or is_stuck:
-            return {"chats": chats, "messages": messages}
+        if not messages and not chats:
+            # Somebody has locked what is left of them.
+            passed_over += found
         yield {"chats": chats, "messages": messages}
+    return {"chats": 0, "messages": 0}
