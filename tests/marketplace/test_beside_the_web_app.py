@@ -82,6 +82,10 @@ def applies(web: Session) -> None:
     web.do("INSERT INTO task_applications (task_id, applicant_id) VALUES (:t, :a)", t=TASK, a=ADA)
 
 
+def applies_without_looking(web: Session) -> None:
+    web.do("INSERT INTO task_applications (task_id, applicant_id) VALUES (:t, :a)", t=TASK, a=ADA)
+
+
 def prolongs_the_task(web: Session) -> None:
     web.must("UPDATE tasks SET deadline = :later WHERE status = 'open'", later=LATER)
 
@@ -219,6 +223,10 @@ def prolongs_the_activity(web: Session) -> None:
 
 def adds_a_task_to_the_activity(web: Session) -> None:
     web.must("SELECT FROM activities WHERE id = :id AND status = 'open' FOR SHARE", id=ONE)
+    adds_a_task_without_looking(web)
+
+
+def adds_a_task_without_looking(web: Session) -> None:
     web.do(
         "INSERT INTO tasks (id, title, poster_id, activity_id, created_at, updated_at)"
         " VALUES (:new, 'D', :eva, :id, :now, :now)",
@@ -377,6 +385,7 @@ MEETINGS = [
     Meeting("cancel_expired_tasks", OVERDUE_TASK, approves_an_application),
     Meeting("cancel_expired_tasks", OVERDUE_TASK, withdraws_the_application),
     Meeting("cancel_expired_tasks", OVERDUE_TASK, applies),
+    Meeting("cancel_expired_tasks", OVERDUE_TASK, applies_without_looking),
     Meeting("cancel_expired_tasks", OVERDUE_TASK, prolongs_the_task),
     Meeting("cancel_expired_tasks", OVERDUE_TASK, deletes_the_task),
     Meeting("cancel_expired_tasks", OVERDUE_TASK, edits_profiles),
@@ -393,6 +402,7 @@ MEETINGS = [
     Meeting("check_and_end_activities", OVERDUE_ACTIVITY, begins_the_task),
     Meeting("check_and_end_activities", OVERDUE_ACTIVITY, prolongs_the_activity),
     Meeting("check_and_end_activities", OVERDUE_ACTIVITY, adds_a_task_to_the_activity),
+    Meeting("check_and_end_activities", OVERDUE_ACTIVITY, adds_a_task_without_looking),
     Meeting("check_and_end_activities", OVERDUE_ACTIVITY, edits_profiles),
     Meeting("update_all_users_statistics", COUNTED, reviews_a_task),
     Meeting("update_all_users_statistics", COUNTED, hands_a_task_over),
