@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.marketplace import marketplace
 from tests.marketplace.jobs import NOW, run_job
@@ -90,6 +91,31 @@ def test_only_what_others_wrote_and_the_expert_read_later_counts(
     assert row["response_seconds"] == Decimal("60.5")
     assert (row["response_time_en"], row["response_time"]) == ("Within 2 minutes", "2分钟内")
     assert row["updated_at"] == NOW
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"), [("infinity", None), ("294276-11-22 23:30Z", "Within 106742121 days")]
+)
+def test_dates_beyond_those_of_python_stop_nothing(
+    shared_database: Database, odd: str, said: str | None
+) -> None:
+    marketplace.clear(shared_database)
+    marketplace.fill(
+        shared_database,
+        {
+            "users": [{"id": user_id, "name": "Somebody"} for user_id in (ADA, BEN)],
+            "messages": [{"id": 1, "sender_id": BEN, "receiver_id": ADA, "content": "Hello"}],
+            "featured_task_experts": [{"user_id": ADA}],
+        },
+    )
+    with shared_database.transaction() as session:
+        session.execute(text(f"INSERT INTO message_reads VALUES (1, {ADA}, '{odd}')"))
+
+    run_job(shared_database, JOB)
+
+    with shared_database.transaction() as session:
+        cards = session.scalars(text("SELECT response_time_en FROM featured_task_experts"))
+        assert list(cards) == [said]
 
 
 def test_a_card_that_is_right_is_not_written_again(shared_database: Database) -> None:

@@ -56,6 +56,7 @@ FIGURES = text("""
         WHERE message.receiver_id = ANY(:user_ids)
           AND message.sender_id <> message.receiver_id
           AND reading.read_at > message.created_at
+          AND isfinite(reading.read_at) AND isfinite(message.created_at)
         GROUP BY reading.user_id
     ), task AS (
         SELECT id, poster_id AS user_id, status = 'completed' AS is_completed, false AS is_taken
