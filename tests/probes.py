@@ -225,14 +225,13 @@ class Workshop(Ledger, dramatiq.Middleware):
         """Send a message, and return the run when it has ended."""
         return self.wait_for_run(self.send(job))
 
-    def wait_until_sent_again(self, message_id: str, *, times: int = 1) -> Sent:
+    def wait_until_sent_again(self, message_id: str) -> Sent:
         """Wait until a message was sent again, and return how it was, the last time."""
-
-        def find() -> list[Sent]:
-            sent = [each for each in self.sent_again if each.message_id == message_id]
-            return sent if len(sent) >= times else []
-
-        return eventually(find, timeout_seconds=PATIENCE_SECONDS, message="Not sent again")[-1]
+        return eventually(
+            lambda: [sent for sent in self.sent_again if sent.message_id == message_id],
+            timeout_seconds=PATIENCE_SECONDS,
+            message="The message was not sent again",
+        )[-1]
 
     def dead_letters(self) -> list[str]:
         return [message.message_id for message in self.broker.dead_letters]
