@@ -122,6 +122,11 @@ def prolongs_the_coupon(web: Session) -> None:
     web.must("UPDATE coupons SET valid_until = :later WHERE id = :id", later=LATER, id=ONE)
 
 
+def prolongs_the_coupon_and_hands_it_out(web: Session) -> None:
+    prolongs_the_coupon(web)
+    web.do("INSERT INTO user_coupons (user_id, coupon_id) VALUES (:eva, :one)", eva=EVA, one=ONE)
+
+
 def disables_the_coupon(web: Session) -> None:
     web.must("UPDATE coupons SET status = 'disabled' WHERE id = :id AND status = 'active'", id=ONE)
 
@@ -391,6 +396,7 @@ MEETINGS = [
     Meeting("cancel_expired_tasks", OVERDUE_TASK, edits_profiles),
     Meeting("check_expired_coupons", HELD_COUPON, uses_the_coupon),
     Meeting("check_expired_coupons", HELD_COUPON, prolongs_the_coupon),
+    Meeting("check_expired_coupons", HELD_COUPON, prolongs_the_coupon_and_hands_it_out),
     Meeting("check_expired_coupons", COUPON, prolongs_the_coupon),
     Meeting("check_expired_coupons", COUPON, disables_the_coupon),
     Meeting("check_expired_invitation_codes", CODES, prolongs_the_code),

@@ -22,7 +22,7 @@ WORLDS = {
     "update_all_users_statistics": worlds.tasks(),
     "check_expired_coupons": worlds.rewards(),
     "check_expired_invitation_codes": worlds.rewards(),
-    "check_expired_points": worlds.rewards(),
+    "check_expired_points": worlds.points(),
     "update_featured_task_experts_response_time": worlds.experts(),
 }
 

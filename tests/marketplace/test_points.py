@@ -135,13 +135,13 @@ def test_what_expired_before_belongs_to_its_lot_alone(
 
 
 def test_each_line_says_what_was_left_after_it(shared_database: Database) -> None:
-    ledger = [earn(10, NOW), earn(20, DUE), earn(30, NOW), earn(5, NEVER), spend(25)]
-    start(shared_database, (ADA, 40, ledger))
+    ledger = [earn(10, NOW), earn(20, DUE), earn(30, NOW), earn(5, NEVER), spend(7)]
+    start(shared_database, (ADA, 58, ledger))
 
     run_job(shared_database, JOB)
 
-    # 20 and 5 of the lots of 20 and 10 were spent.
-    assert expired(shared_database) == [(5, 35), (30, 5)]
+    # The first to expire is the lot of 20, of which 7 were spent.
+    assert expired(shared_database) == [(13, 45), (10, 35), (30, 5)]
     assert balance(shared_database) == 5
 
 

@@ -241,7 +241,7 @@ def _about_tasks(
 
 @st.composite
 def rewards(draw: Draw) -> Marketplace:
-    """Coupons, codes and points. Of the ledgers, some add up, and some do not."""
+    """Coupons, who holds them, and invitation codes."""
     users = people(draw)
     user_ids = ids(users)
     coupons = rows(
@@ -266,11 +266,14 @@ def rewards(draw: Draw) -> Marketplace:
         "coupons": coupons,
         "invitation_codes": codes,
         "user_coupons": rows(draw, held, most=8 if coupons else 0),
-        **_points(draw, user_ids),
     }
 
 
-def _points(draw: Draw, user_ids: st.SearchStrategy[int]) -> Marketplace:
+@st.composite
+def points(draw: Draw) -> Marketplace:
+    """Ledgers of few people and many lots. Some add up, and some do not."""
+    users = people(draw)[:2]
+    user_ids = ids(users)
     ledger = rows(
         draw,
         {
@@ -298,7 +301,7 @@ def _points(draw: Draw, user_ids: st.SearchStrategy[int]) -> Marketplace:
         for user_id, balance in balances.items()
         if draw(st.sampled_from([True, True, True, True, False]))
     ]
-    return {"points_accounts": accounts, "points_transactions": ledger}
+    return {"users": users, "points_accounts": accounts, "points_transactions": ledger}
 
 
 @st.composite

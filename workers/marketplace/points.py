@@ -124,13 +124,12 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     """
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
     batch = {"batch_size": batch_size, "ledger_rows": batch_size * LEDGER_ROWS_PER_LOT}
-    # Their lots stay due, and more of them may come up in a later batch.
-    left_alone, mismatched = set[int](), set[int]()
+    mismatched = set[int]()
     while lots := session.execute(NEXT_DUE, {"now": now, **batch, **place}).all():
-        user_ids = {lot.user_id for lot in lots} - left_alone
-        counts, not_adding_up, busy = _expire(session, now, user_ids)
+        # Of those who were left alone, more lots may come up in a later batch.
+        user_ids = {lot.user_id for lot in lots} - mismatched
+        counts, not_adding_up = _expire(session, now, user_ids)
         mismatched |= not_adding_up
-        left_alone |= not_adding_up | busy
         yield counts
         place = {"after": lots[-1].expires_at, "after_id": lots[-1].id}
     if mismatched:
@@ -143,10 +142,8 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     return {"lots": 0, "points": 0, "users": 0, "mismatched": len(mismatched)}
 
 
-def _expire(
-    session: Session, now: datetime, user_ids: set[int]
-) -> tuple[Counts, set[int], set[int]]:
-    """Return what was done, the users whose ledgers do not add up, and those who are busy."""
+def _expire(session: Session, now: datetime, user_ids: set[int]) -> tuple[Counts, set[int]]:
+    """Return what was done, and the users whose ledgers do not add up."""
     # Before anything is read of the ledgers: what is spent from now on waits, what was spent until
     # now is seen.
     accounts, locked = lock_rows(session, ACCOUNTS, {"user_ids": list(user_ids)})
@@ -163,5 +160,4 @@ def _expire(
         "points": sum(int(user.points) for user in sound),
         "users": sum(user.points > 0 for user in sound),
     }
-    mismatched = without_account | {user.user_id for user in users if not user.adds_up}
-    return counts, mismatched, user_ids - free - without_account
+    return counts, without_account | {user.user_id for user in users if not user.adds_up}
