@@ -41,7 +41,7 @@ chaos: $(DEV_STAMP) ## Torment a live service for ten minutes, then audit it (AR
 	@scripts/setup-rabbitmq
 	@$(BIN)/python -m chaos $(ARGS)
 
-bench: $(BENCH_STAMP) ## Measure the jobs, for an hour (ARGS="--scale 0.1 --only coupons" for less)
+bench: $(BENCH_STAMP) ## Measure the jobs on much data (ARGS="--scale 0.1 --only coupons" for less)
 	@$(BIN)/python -m bench $(ARGS)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -170,6 +171,8 @@ def _read() -> tuple[list[Measurement], Environment]:
 
 
 if __name__ == "__main__":
+    # By which time limits end us: the server must not outlive this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except MeasurementError as error:

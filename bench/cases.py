@@ -32,6 +32,8 @@ class Case:
     """How many of them it looks at; the rest is extrapolated."""
     after_first_run: Fill | None = None
     """The changes that the measured run is about, made after a run of the job."""
+    settle: str | None = None
+    """A statement for each copy, before it is measured."""
     changed_ids: str | None = None
     """A query for the ids of what was changed, for the limit's ``:changed``."""
     full_case: str | None = None
@@ -61,7 +63,7 @@ TASKS = table("tasks", "id, poster_id, taker_id, status, updated_at = :now")
 
 STATISTICS = Case(
     name="statistics",
-    title="statistics of {} users over {} tasks and {} reviews",
+    title="recompute {} users over {} tasks and {} reviews",
     counts=(200_000, 2_000_000, 1_000_000),
     job="update_all_users_statistics",
     fill=data.statistics,
@@ -172,6 +174,8 @@ CASES: tuple[Case, ...] = (
         job=STATISTICS.job,
         fill=data.statistics,
         after_first_run=data.change_tasks,
+        # The first run of a day looks at all; midnight may have passed since that one.
+        settle="UPDATE statistics_full_pass SET finished_at = now()",
         changed_ids="SELECT array_agg(id) FROM tasks WHERE updated_at > now() - interval '1 day'",
         limit=limits.STATISTICS_OF_CHANGED,
         results=STATISTICS.results,

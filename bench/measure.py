@@ -148,6 +148,8 @@ def _run(
     number: int = 0,
 ) -> Taken:
     with server.copy_of(template) as database:
+        if case.settle:
+            server.execute(case.settle, database=database)
         units = 0
         if variant == "loop":
             units = int(server.row(case.loop_units, database)[0])

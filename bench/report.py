@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 
 from bench.data import Size
 from bench.summary import Summary
@@ -41,6 +42,9 @@ def render(summaries: Sequence[Summary], environment: Environment, picture: str 
         "## Growth",
         GROWTH,
         _growth(summaries),
+        "## The data",
+        DATA,
+        _data(summaries),
         "## How it is measured",
         METHOD,
         _environment(environment),
@@ -70,9 +74,13 @@ so long a lock is held at most.
 """
 
 GROWTH = """
-Each job on a tenth, three tenths, and all of the data: seconds, and memory above idle. The exponent
-is that of the rows changed which fits the times best; 1 is linear, and where little is to be done
-the cost of any run, some 20 ms, makes it less.
+Each job on a tenth, three tenths, and all of the data: rows changed, time, how many times the
+limit that is, and memory above idle. The exponent is that of the rows changed which fits the times
+best; 1 is linear, and where little is to be done the cost of any run, some 20 ms, makes it less.
+"""
+
+DATA = """
+Nothing is arranged in anybody's favour: what is due together lies scattered over its table.
 """
 
 METHOD = """
@@ -134,11 +142,21 @@ def _growth(summaries: Sequence[Summary]) -> str:
     rows = ["| | smallest | middle | largest | exponent |", "|---|--:|--:|--:|--:|"]
     for summary in summaries:
         cells = [
-            f"{point.rows:,} rows: {_seconds(point.job_seconds)}, {_megabytes(point.memory_bytes)}"
+            f"{point.rows:,} rows: {_seconds(point.job_seconds)} ({point.job_to_limit:.2f} ×), "
+            f"{_megabytes(point.memory_bytes)}"
             for point in summary.points
         ]
         rows.append(f"| {summary.case.name} | {' | '.join(cells)} | {summary.growth:.2f} |")
     return "\n".join(rows)
+
+
+def _data(summaries: Sequence[Summary]) -> str:
+    lines: dict[str, list[str]] = {}
+    for summary in summaries:
+        lines.setdefault(cleandoc(summary.case.fill.__doc__ or ""), []).append(summary.case.name)
+    return "\n".join(
+        f"- **{', '.join(names)}**: {' '.join(text.split())}" for text, names in lines.items()
+    )
 
 
 def _targets(summaries: Sequence[Summary]) -> str:

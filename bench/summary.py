@@ -16,7 +16,7 @@ class Point:
     share: float
     rows: int
     job_seconds: float
-    limit_seconds: float
+    job_to_limit: float
     memory_bytes: int
 
 
@@ -91,7 +91,7 @@ def _point(measurements: list[Measurement], share: float) -> Point:
         share=share,
         rows=jobs[0].rows,
         job_seconds=_seconds(jobs),
-        limit_seconds=_seconds(limits),
+        job_to_limit=_ratio(jobs, limits),
         memory_bytes=max(each.memory_bytes for each in jobs),
     )
 
