@@ -1,5 +1,7 @@
 """RabbitMQ as this service uses it: dramatiq's broker, with durable and confirmed everything."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -7,6 +9,8 @@ import pika
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import ConnectionClosed
+
+from workers.consumer import Consumer, RecordRefusal
 
 MAX_PRIORITY = 10
 """``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
@@ -24,15 +28,25 @@ class Rabbitmq(RabbitmqBroker):
     """
 
     def __init__(
-        self, *, urls: list[str], queue_type: str, middleware: list[dramatiq.Middleware]
+        self,
+        *,
+        urls: list[str],
+        queue_type: str,
+        middleware: list[dramatiq.Middleware],
+        record_refusal: RecordRefusal = lambda *_: None,
     ) -> None:
         self.is_quorum = queue_type == "quorum"
+        self._record_refusal = record_refusal
         super().__init__(
             url=urls,
             confirm_delivery=True,
             max_priority=None if self.is_quorum else MAX_PRIORITY,
             middleware=middleware,
         )
+
+    @property
+    def consumer_class(self) -> Callable[..., Consumer]:
+        return partial(Consumer, record_refusal=self._record_refusal)
 
     def enqueue(
         self, message: dramatiq.Message[Any], *, delay: int | None = None
