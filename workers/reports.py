@@ -148,7 +148,8 @@ def _duration(run: Report) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def _outcome(run: Report) -> str:
+def _outcome(run: Report) -> Text:
+    # As text, lest square brackets be taken for markup, by which some errors could not be shown.
     if run.get("error"):
-        return str(run["error"]).splitlines()[0]
-    return ", ".join(f"{name} {count}" for name, count in (run.get("result") or {}).items())
+        return Text(str(run["error"]).splitlines()[0])
+    return Text(", ".join(f"{name} {count}" for name, count in (run.get("result") or {}).items()))
