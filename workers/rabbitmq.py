@@ -15,6 +15,13 @@ from workers.consumer import Consumer, RecordRefusal
 MAX_PRIORITY = 10
 """``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
 
+QUORUM_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    # RabbitMQ 4 gives up on what it has delivered 20 times. How often is enough, the ledger knows;
+    # and to a dead letter, being looked at is a delivery. (Not -1, which 3.10 does not take.)
+    "x-delivery-limit": 2**31 - 1,
+}
+
 PRECONDITION_FAILED = 406
 NOT_FOUND = 404
 
@@ -64,7 +71,7 @@ class Rabbitmq(RabbitmqBroker):
 
     def queue_arguments(self, queue_name: str) -> dict[str, dict[str, Any]]:
         """Return the arguments of a queue, its delay queue and its dead-letter queue, by name."""
-        shared: dict[str, Any] = {"x-queue-type": "quorum"} if self.is_quorum else {}
+        shared = QUORUM_ARGUMENTS if self.is_quorum else {}
         arguments = self._build_queue_arguments(queue_name)
         return {
             queue_name: arguments,
@@ -75,9 +82,7 @@ class Rabbitmq(RabbitmqBroker):
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         arguments: dict[str, Any]
         arguments = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]
-        if self.is_quorum:
-            arguments["x-queue-type"] = "quorum"
-        return arguments
+        return {**arguments, **QUORUM_ARGUMENTS} if self.is_quorum else arguments
 
     def _declare_xq_queue(self, queue_name: str) -> Any:
         name = xq_name(queue_name)
@@ -128,11 +133,11 @@ def why_unreachable(broker: Rabbitmq) -> str | None:
     try:
         pika.BlockingConnection(broker.parameters).close()
     except (pika.exceptions.AMQPError, OSError) as error:
-        return _reason(error)
+        return reason_of(error)
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Put pika's errors, which nest and are often silent, into words."""
     while isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
         inner = getattr(error.args[0], "exception", error.args[0])
