@@ -22,8 +22,16 @@ QUORUM_ARGUMENTS = {
     "x-delivery-limit": 2**31 - 1,
 }
 
-PRECONDITION_FAILED = 406
 NOT_FOUND = 404
+
+ADVICE = {
+    # Access refused.
+    403: "whoever sends to a queue declares it too: give the user the right to configure, write "
+    "and read it (rabbitmqctl set_permissions)",
+    # Precondition failed.
+    406: "let workers empty the queue, delete it, and the next start declares it anew",
+}
+"""What to do when RabbitMQ does not have a queue declared as it should be, by its reply's code."""
 
 
 class Rabbitmq(RabbitmqBroker):
@@ -96,7 +104,7 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
     Nothing is created: a queue that does not exist yet is none of the problems.
 
     Returns:
-        one line for each queue whose arguments differ.
+        one line for each queue whose arguments differ, or that may not be declared.
 
     Raises:
         pika.exceptions.AMQPError: if RabbitMQ cannot be reached or refuses.
@@ -110,18 +118,14 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
                     connection.channel().queue_declare(name, passive=True)
                     connection.channel().queue_declare(name, durable=True, arguments=arguments)
                 except pika.exceptions.ChannelClosedByBroker as error:
-                    if error.reply_code == PRECONDITION_FAILED:
-                        problems.append(f"{name}: {_advice(error.reply_text)}")
+                    if error.reply_code in ADVICE:
+                        advice = ADVICE[error.reply_code]
+                        problems.append(f"{name}: {error.reply_text}; {advice}")
                     elif error.reply_code != NOT_FOUND:
                         raise
     finally:
         connection.close()
     return problems
-
-
-def _advice(reply: str) -> str:
-    reason = reply.removeprefix("PRECONDITION_FAILED - ")
-    return f"{reason}; let workers empty the queue, delete it, and the next start declares it anew"
 
 
 def why_unreachable(broker: Rabbitmq) -> str | None:
