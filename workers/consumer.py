@@ -93,6 +93,14 @@ class Consumer(_RabbitmqConsumer):
         for _ in messages:
             pass
 
+    def close(self) -> None:
+        """Close the connection, also if its channel was closed already; dramatiq would leave it."""
+        try:
+            super().close()  # type: ignore[no-untyped-call]
+        finally:
+            if self.connection.is_open:
+                self.connection.close()
+
     def _accept(self, method: pika.spec.Basic.Deliver, body: bytes) -> Delivered | None:
         now = utc_now()
         try:
