@@ -12,10 +12,13 @@ from dramatiq.common import dq_name, q_name
 from dramatiq.errors import ConnectionClosed
 
 from workers import messages
+from workers.headers import tolerate_odd_times
 from workers.messages import Identity, Refused
 from workers.periodic import EPOCH, utc_now
 
 log = structlog.stdlib.get_logger(__name__)
+
+tolerate_odd_times()
 
 RecordRefusal = Callable[..., None]
 """`workers.dead_runs.record_refusal`, on the database of this process."""

@@ -7,9 +7,11 @@ So each message is looked at as it arrives, and what is not ours is dead-lettere
 
 import json
 import random
+import struct
 from collections.abc import Callable
 from typing import Any
 
+import pika
 import pytest
 
 from tests import garbage
@@ -48,7 +50,7 @@ POISONS: dict[str, Callable[[], bytes]] = {
     "odd arguments": lambda: message(args=[1, 2, 3]),
     "no such job": lambda: message(actor_name="make_coffee"),
     "no message": lambda: b"\x80 is no text",
-    "ten megabytes": lambda: message(args=["x" * 10_000_000]),
+    "ten megabytes": lambda: message() + b" " * 10_000_000,
     "very deep": deep,
 }
 
@@ -83,6 +85,34 @@ def test_what_is_not_ours_is_dead_lettered_and_the_rest_gets_done(
         service.wait_for_run(service.send(JOB), "succeeded")
     for name in ("default", "default.DQ"):
         assert service.rabbitmq.queue_counts(name).consumers == 1
+    assert "Restarting consumer" not in worker.output
+
+
+def test_a_header_that_no_code_of_ours_is_asked_about_does_not_stop_the_queue(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a message with a time in its headers, counted in milliseconds instead of seconds
+    class Milliseconds(int): ...
+
+    encode_value = pika.data.encode_value
+
+    def encode(pieces: list[bytes], value: object) -> int:
+        if not isinstance(value, Milliseconds):
+            return int(encode_value(pieces, value))
+        pieces.append(struct.pack(">cQ", b"T", value))
+        return len(pieces[-1])
+
+    service.declare("default")
+    headers = {"sent": Milliseconds(1_700_000_000_000), "nested": {"also": Milliseconds(2**63)}}
+    with monkeypatch.context() as patched, service.rabbitmq.channel() as channel:
+        patched.setattr("pika.data.encode_value", encode)
+        channel.basic_publish("", "default", b"?", pika.BasicProperties(headers=headers))
+    good = service.send(JOB)
+
+    # Then it is dead-lettered like any other, and the rest gets done
+    worker = service.start_worker(threads=1)
+    service.wait_for_run(good, "succeeded")
+    eventually(lambda: service.rabbitmq.queue_counts("default.XQ").ready == 1)
     assert "Restarting consumer" not in worker.output
 
 
