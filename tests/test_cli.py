@@ -40,8 +40,9 @@ def commands(processes: Processes, database_url: str) -> Commands:
 def test_help_and_no_arguments_show_the_commands(commands: Commands) -> None:
     for arguments in ((), ("--help",)):
         output = commands(*arguments)
-        for command in ("run", "check", "jobs", "runs", "trigger", "dead-letters", "simulate"):
+        for command in ("run", "migrate", "check", "jobs", "runs", "trigger", "simulate"):
             assert command in output
+        assert "dead-letters" in output
 
 
 @pytest.mark.parametrize(
