@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -9,6 +10,7 @@ import dramatiq
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import CurrentMessage, TimeLimit
 
+from workers import dead_runs
 from workers.database import Database
 from workers.job import QUEUES
 from workers.middleware.logs import LogContext
@@ -53,6 +55,7 @@ def build_broker(
         urls=[_with_defaults(url) for url in settings.rabbitmq_url.split(";")],
         queue_type=settings.rabbitmq_queue_type,
         middleware=_middleware(settings, database, schedule, "rabbitmq"),
+        record_refusal=partial(dead_runs.record_refusal, database),
     )
 
 

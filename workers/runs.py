@@ -60,6 +60,11 @@ class Verdict(StrEnum):
     """No attempts are left: dead-letter."""
 
 
+def run_key(job: str, slot: datetime | None, message_id: str) -> str:
+    """Name the run that a message asks for: the same for all messages of a slot."""
+    return message_id if slot is None else f"{job}@{slot:%Y-%m-%dT%H:%M:%SZ}"
+
+
 @dataclass(frozen=True)
 class Delivery:
     """What a message says about the run that it asks for."""
@@ -75,9 +80,7 @@ class Delivery:
 
     @property
     def run_key(self) -> str:
-        return (
-            self.message_id if self.slot is None else f"{self.job}@{self.slot:%Y-%m-%dT%H:%M:%SZ}"
-        )
+        return run_key(self.job, self.slot, self.message_id)
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ def record_failure(database: Database, claim: Claim, max_retries: int, error: st
         has_attempts_left = run.attempt - run.budget_from <= max_retries
         run.status = "retrying" if has_attempts_left else "dead"
         run.finished_at = utc_now()
-        run.error = _storable(error)
+        run.error = storable(error)
         return run.status
 
 
@@ -278,7 +281,7 @@ def record_dead(database: Database, claim: Claim, reason: str) -> None:
         )
         if run is not None:
             run.status = "dead"
-            run.error = _storable(f"{reason}\n\n{run.error}")
+            run.error = storable(f"{reason}\n\n{run.error}")
 
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
@@ -287,7 +290,7 @@ def _is_ours(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Fit text of any origin into PostgreSQL, which takes neither NUL nor lone surrogates."""
     encoded = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
     return encoded.decode()[:MAX_ERROR_CHARACTERS]
