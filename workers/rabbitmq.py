@@ -7,6 +7,13 @@ import pika
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import ConnectionClosed
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowFailed,
+    AMQPConnectorPhaseErrorBase,
+)
+
+EXCHANGE = "marketplace.events"
+"""The durable topic exchange that events go to; the routing key is the event's type."""
 
 MAX_PRIORITY = 10
 """``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
@@ -114,15 +121,23 @@ def why_unreachable(broker: Rabbitmq) -> str | None:
     try:
         pika.BlockingConnection(broker.parameters).close()
     except (pika.exceptions.AMQPError, OSError) as error:
-        return _reason(error)
+        return reason_of(error)
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Put pika's errors, which nest and are often silent, into words."""
-    while isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
-        inner = getattr(error.args[0], "exception", error.args[0])
-        if not isinstance(inner, Exception):
-            break
+    while inner := _inner(error):
         error = inner
     return str(error) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    inner: Any = None
+    if isinstance(error, AMQPConnectionWorkflowFailed):
+        inner = error.exceptions[-1]
+    elif isinstance(error, AMQPConnectorPhaseErrorBase):
+        inner = error.exception
+    elif isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
+        inner = error.args[0]
+    return inner if isinstance(inner, BaseException) else None
