@@ -9,8 +9,15 @@ import pika
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import ConnectionClosed
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowFailed,
+    AMQPConnectorPhaseErrorBase,
+)
 
 from workers.consumer import Consumer, RecordRefusal
+
+EXCHANGE = "marketplace.events"
+"""The durable topic exchange that events go to; the routing key is the event's type."""
 
 MAX_PRIORITY = 10
 """``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
@@ -141,11 +148,19 @@ def why_unreachable(broker: Rabbitmq) -> str | None:
     return None
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Put pika's errors, which nest and are often silent, into words."""
-    while isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
-        inner = getattr(error.args[0], "exception", error.args[0])
-        if not isinstance(inner, Exception):
-            break
+    while inner := _inner(error):
         error = inner
     return str(error) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    inner: Any = None
+    if isinstance(error, AMQPConnectionWorkflowFailed):
+        inner = error.exceptions[-1]
+    elif isinstance(error, AMQPConnectorPhaseErrorBase):
+        inner = error.exception
+    elif isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
+        inner = error.args[0]
+    return inner if isinstance(inner, BaseException) else None

@@ -26,6 +26,7 @@ finds out what its outcome was.
 
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from workers.batches import Counts
 from workers.database import Database, Lease
-from workers.models import BrokerName, JobRun
+from workers.models import BrokerName, JobRun, OutboxMessage
 from workers.periodic import utc_now
 
 POSTPONE_SECONDS = 2
@@ -297,13 +298,35 @@ def storable(text: str) -> str:
 
 
 def unfinished_in_process(database: Database) -> list[JobRun]:
-    """Return the runs whose messages were in the memory of a process, oldest first."""
+    """Return the runs whose messages were in the memory of a process alone, oldest first."""
+    is_in_outbox = (
+        select(OutboxMessage.id)
+        .where(OutboxMessage.message_id == JobRun.message_id, OutboxMessage.published_at.is_(None))
+        .exists()
+    )
     with database.transaction() as session:
         return list(
             session.scalars(
                 select(JobRun)
-                .where(JobRun.status.in_(("running", "retrying")), JobRun.broker == "in-process")
+                .where(
+                    JobRun.status.in_(("running", "retrying")),
+                    JobRun.broker == "in-process",
+                    ~is_in_outbox,
+                )
                 .order_by(JobRun.id)
+            )
+        )
+
+
+def ended(database: Database, run_keys: Collection[str]) -> set[str]:
+    """Tell which of these runs have ended, well or badly."""
+    with database.transaction() as session:
+        return set(
+            session.scalars(
+                select(JobRun.run_key).where(
+                    JobRun.run_key.in_(run_keys),
+                    JobRun.status.in_(("succeeded", "dead", "skipped")),
+                )
             )
         )
 
