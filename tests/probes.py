@@ -129,6 +129,11 @@ class Service(Ledger):
         scheduler.wait_for_output("probe_every_second", timeout_seconds=PATIENCE_SECONDS)
         return scheduler
 
+    def declare(self, *queues: str) -> None:
+        """Make queues, before anybody else does, with their delay and dead-letter queues."""
+        for queue in queues:
+            self._publisher.declare_queue(queue, ensure=True)
+
     def send(
         self,
         job: str,

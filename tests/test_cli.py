@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.rig.processes import Processes
 from tests.rig.rabbitmq import RabbitMQ
@@ -41,6 +42,7 @@ def test_help_and_no_arguments_show_the_commands(commands: Commands) -> None:
         output = commands(*arguments)
         for command in ("run", "migrate", "check", "jobs", "runs", "trigger", "simulate"):
             assert command in output
+        assert "dead-letters" in output
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,15 @@ def test_runs_can_be_narrowed_down(commands: Commands) -> None:
     assert len(commands.json("runs", "--limit", "1")) == 1
     assert commands.json("runs", "--status", "dead") == []
     assert JOB in commands("runs")
+
+
+def test_an_error_is_shown_as_it_is(commands: Commands, database: Database) -> None:
+    commands("trigger", JOB)
+    with database.transaction() as session:
+        session.execute(text("UPDATE job_runs SET status = 'dead', error = 'KeyError: [/b]'"))
+
+    assert "KeyError: [/b]" in commands("runs")
+    assert "dead" in commands("jobs")
 
 
 def test_jobs_tells_queue_schedule_next_due_and_last_run(commands: Commands) -> None:

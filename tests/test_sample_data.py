@@ -74,6 +74,7 @@ def test_the_counts_it_returns_are_the_rows_it_added(database: Database, ask: As
     assert untouched == {
         "job_runs",
         "outbox_events",
+        "outbox_messages",
         "notifications",
         "audit_log",
         "statistics_full_pass",

@@ -215,6 +215,11 @@ LEAST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"type": "something.happened", "key": "1", "payload": '{"chat_id": 1}'},
         {"created_at": NOW, "published_at": None, "payload": {"chat_id": 1}},
     ),
+    (
+        "outbox_messages",
+        {"message_id": "1", "queue": "default", "actor": "close_tickets", "body": "{}"},
+        {"priority": None, "created_at": NOW, "published_at": None},
+    ),
     ("statistics_changes", {"user_id": 123}, {}),
     (
         "statistics_full_pass",
@@ -308,6 +313,31 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "reviews",
         {"task_id": "@task", "reviewer_id": "@poster", "reviewee_id": "@taker", "rating": 0},
         "reviews_rating_check",
+    ),
+    (
+        "outbox_events",
+        {"type": "t" * 256, "key": "1", "payload": "{}"},
+        "outbox_events_type_check",
+    ),
+    (
+        "outbox_events",
+        {"type": "t", "key": "é" * 128, "payload": "{}"},
+        "outbox_events_key_check",
+    ),
+    (
+        "outbox_events",
+        {"type": "t", "key": "1", "payload": '"' + "x" * 256 * 1024 + '"'},
+        "outbox_events_payload_check",
+    ),
+    (
+        "outbox_messages",
+        {"message_id": "1", "queue": "default", "actor": "a", "body": "x" * (256 * 1024 + 1)},
+        "outbox_messages_body_check",
+    ),
+    (
+        "outbox_messages",
+        {"message_id": "1", "queue": "default", "actor": "a", "body": "{}", "priority": 256},
+        "outbox_messages_priority_check",
     ),
 ]
 
@@ -422,6 +452,12 @@ def test_every_foreign_key_has_an_index(connection: Connection) -> None:
         ("job_runs_dead_idx", "job_runs WHERE status = 'dead' ORDER BY id DESC"),
         ("job_runs_job_newest_idx", "job_runs WHERE job = 'x' ORDER BY id DESC LIMIT 1"),
         ("outbox_events_unpublished_idx", "outbox_events WHERE published_at IS NULL ORDER BY id"),
+        (
+            "outbox_messages_unpublished_idx",
+            "outbox_messages WHERE published_at IS NULL ORDER BY id",
+        ),
+        ("outbox_events_published_idx", "outbox_events WHERE published_at < now()"),
+        ("outbox_messages_published_idx", "outbox_messages WHERE published_at < now()"),
     ],
 )
 def test_a_job_with_nothing_due_reads_no_table(

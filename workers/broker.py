@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -9,15 +10,19 @@ import dramatiq
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import CurrentMessage, TimeLimit
 
+from workers import dead_runs
 from workers.database import Database
 from workers.job import QUEUES
 from workers.middleware.logs import LogContext
 from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGuard
+from workers.middleware.relay import OutboxRelay
 from workers.middleware.retries import Retries
 from workers.middleware.slots import Slots
 from workers.middleware.transaction import Transaction, is_wrapped
 from workers.models import BrokerName
 from workers.periodic import Entry
+from workers.publishers.in_process import InProcessPublisher
+from workers.relay import Relay
 from workers.settings import ConfigurationError, Settings, refuse_to_start
 
 CONNECTION_PARAMETERS = {
@@ -53,6 +58,7 @@ def build_broker(
         urls=[_with_defaults(url) for url in settings.rabbitmq_url.split(";")],
         queue_type=settings.rabbitmq_queue_type,
         middleware=_middleware(settings, database, schedule, "rabbitmq"),
+        record_refusal=partial(dead_runs.record_refusal, database),
     )
 
 
@@ -81,7 +87,28 @@ def _middleware(
         SchemaGuard(database),
         FairPrefetch(),
         PatientSignals(settings.shutdown_grace_seconds),
+        # Last, and so the first to be told that the workers have stopped, while there are still
+        # connections to publish with.
+        OutboxRelay(lambda broker: make_relay(settings, database, broker)),
     ]
+
+
+def make_relay(settings: Settings, database: Database, broker: dramatiq.Broker) -> Relay:
+    """Make the thread that publishes the outbox to `broker`; it connects when it is chosen.
+
+    If RabbitMQ is only away, events wait for it; without any RabbitMQ there is no such hope.
+    """
+    if isinstance(broker, InProcessBroker):
+        return Relay(
+            database,
+            lambda: InProcessPublisher(broker, database),
+            with_events=settings.rabbitmq_url is None,
+        )
+    from workers.publishers.rabbitmq import RabbitmqPublisher  # noqa: PLC0415 - pika may be missing
+    from workers.rabbitmq import Rabbitmq  # noqa: PLC0415
+
+    assert isinstance(broker, Rabbitmq)  # noqa: S101 - there are two kinds
+    return Relay(database, lambda: RabbitmqPublisher(broker), with_events=True)
 
 
 NO_QUEUE_TO_SHARE = (

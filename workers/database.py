@@ -5,10 +5,14 @@ else works inside `Database.transaction`, or inside the transactions of a `Lease
 """
 
 import logging
+import selectors
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from typing import Any
 
+import psycopg2
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.orm import Session
 
@@ -87,7 +91,7 @@ class Database:
 
 
 class Lease:
-    """One connection, held for the length of one run.
+    """One connection, held for the length of one run, or for as long as a process relays.
 
     The locks are PostgreSQL's session-level advisory locks: they belong to the connection, so that
     a killed worker, a cut network or a restarted server gives them back without anybody's help.
@@ -95,6 +99,7 @@ class Lease:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._is_listening = False
         self.session = _session(connection)
 
     @contextmanager
@@ -110,11 +115,37 @@ class Lease:
         )
         return bool(taken)
 
+    def listen(self, channel: str) -> None:
+        """From now on, let `wait` end when a transaction commits that notified `channel`."""
+        self._is_listening = True
+        with self.transaction() as session:
+            session.execute(text(f'LISTEN "{channel}"'))
+
+    def wait(self, timeout_seconds: float, *, wake: socket.socket) -> None:
+        """Wait for a notification, for something to read on `wake`, or until the time is up.
+
+        What was notified since the last call ends it at once. It ends too when the connection
+        breaks; the next statement says so. No transaction may be open: notifications would wait.
+        """
+        connection: Any = self._connection.connection.driver_connection
+        # psycopg2's own errors; SQLAlchemy translates only those of statements.
+        with suppress(psycopg2.Error), selectors.DefaultSelector() as selector:
+            # First what is here already: libpq may have read it along with an earlier answer.
+            connection.poll()
+            if not connection.notifies:
+                selector.register(connection, selectors.EVENT_READ)
+                selector.register(wake, selectors.EVENT_READ)
+                selector.select(timeout_seconds)
+                connection.poll()
+            connection.notifies.clear()
+
     def release(self) -> None:
         """Give the locks back. A connection that cannot is closed, which gives them back too."""
         try:
             with self.transaction() as session:
                 session.execute(text("SELECT pg_advisory_unlock_all()"))
+                if self._is_listening:
+                    session.execute(text("UNLISTEN *"))
         except BaseException as error:
             self._connection.invalidate()
             if not isinstance(error, Exception):

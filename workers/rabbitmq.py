@@ -1,5 +1,7 @@
 """RabbitMQ as this service uses it: dramatiq's broker, with durable and confirmed everything."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -7,12 +9,36 @@ import pika
 from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL, RabbitmqBroker
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import ConnectionClosed
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowFailed,
+    AMQPConnectorPhaseErrorBase,
+)
+
+from workers.consumer import Consumer, RecordRefusal
+
+EXCHANGE = "marketplace.events"
+"""The durable topic exchange that events go to; the routing key is the event's type."""
 
 MAX_PRIORITY = 10
 """``x-max-priority`` of the queues. RabbitMQ keeps a queue for each level, so not more."""
 
-PRECONDITION_FAILED = 406
+QUORUM_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    # RabbitMQ 4 gives up on what it has delivered 20 times. How often is enough, the ledger knows;
+    # and to a dead letter, being looked at is a delivery. (Not -1, which 3.10 does not take.)
+    "x-delivery-limit": 2**31 - 1,
+}
+
 NOT_FOUND = 404
+
+ADVICE = {
+    # Access refused.
+    403: "whoever sends to a queue declares it too: give the user the right to configure, write "
+    "and read it (rabbitmqctl set_permissions)",
+    # Precondition failed.
+    406: "let workers empty the queue, delete it, and the next start declares it anew",
+}
+"""What to do when RabbitMQ does not have a queue declared as it should be, by its reply's code."""
 
 
 class Rabbitmq(RabbitmqBroker):
@@ -24,15 +50,25 @@ class Rabbitmq(RabbitmqBroker):
     """
 
     def __init__(
-        self, *, urls: list[str], queue_type: str, middleware: list[dramatiq.Middleware]
+        self,
+        *,
+        urls: list[str],
+        queue_type: str,
+        middleware: list[dramatiq.Middleware],
+        record_refusal: RecordRefusal = lambda *_: None,
     ) -> None:
         self.is_quorum = queue_type == "quorum"
+        self._record_refusal = record_refusal
         super().__init__(
             url=urls,
             confirm_delivery=True,
             max_priority=None if self.is_quorum else MAX_PRIORITY,
             middleware=middleware,
         )
+
+    @property
+    def consumer_class(self) -> Callable[..., Consumer]:
+        return partial(Consumer, record_refusal=self._record_refusal)
 
     def enqueue(
         self, message: dramatiq.Message[Any], *, delay: int | None = None
@@ -50,7 +86,7 @@ class Rabbitmq(RabbitmqBroker):
 
     def queue_arguments(self, queue_name: str) -> dict[str, dict[str, Any]]:
         """Return the arguments of a queue, its delay queue and its dead-letter queue, by name."""
-        shared: dict[str, Any] = {"x-queue-type": "quorum"} if self.is_quorum else {}
+        shared = QUORUM_ARGUMENTS if self.is_quorum else {}
         arguments = self._build_queue_arguments(queue_name)
         return {
             queue_name: arguments,
@@ -61,9 +97,7 @@ class Rabbitmq(RabbitmqBroker):
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         arguments: dict[str, Any]
         arguments = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]
-        if self.is_quorum:
-            arguments["x-queue-type"] = "quorum"
-        return arguments
+        return {**arguments, **QUORUM_ARGUMENTS} if self.is_quorum else arguments
 
     def _declare_xq_queue(self, queue_name: str) -> Any:
         name = xq_name(queue_name)
@@ -77,7 +111,7 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
     Nothing is created: a queue that does not exist yet is none of the problems.
 
     Returns:
-        one line for each queue whose arguments differ.
+        one line for each queue whose arguments differ, or that may not be declared.
 
     Raises:
         pika.exceptions.AMQPError: if RabbitMQ cannot be reached or refuses.
@@ -91,18 +125,14 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
                     connection.channel().queue_declare(name, passive=True)
                     connection.channel().queue_declare(name, durable=True, arguments=arguments)
                 except pika.exceptions.ChannelClosedByBroker as error:
-                    if error.reply_code == PRECONDITION_FAILED:
-                        problems.append(f"{name}: {_advice(error.reply_text)}")
+                    if error.reply_code in ADVICE:
+                        advice = ADVICE[error.reply_code]
+                        problems.append(f"{name}: {error.reply_text}; {advice}")
                     elif error.reply_code != NOT_FOUND:
                         raise
     finally:
         connection.close()
     return problems
-
-
-def _advice(reply: str) -> str:
-    reason = reply.removeprefix("PRECONDITION_FAILED - ")
-    return f"{reason}; let workers empty the queue, delete it, and the next start declares it anew"
 
 
 def why_unreachable(broker: Rabbitmq) -> str | None:
@@ -114,15 +144,23 @@ def why_unreachable(broker: Rabbitmq) -> str | None:
     try:
         pika.BlockingConnection(broker.parameters).close()
     except (pika.exceptions.AMQPError, OSError) as error:
-        return _reason(error)
+        return reason_of(error)
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Put pika's errors, which nest and are often silent, into words."""
-    while isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
-        inner = getattr(error.args[0], "exception", error.args[0])
-        if not isinstance(inner, Exception):
-            break
+    while inner := _inner(error):
         error = inner
     return str(error) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    inner: Any = None
+    if isinstance(error, AMQPConnectionWorkflowFailed):
+        inner = error.exceptions[-1]
+    elif isinstance(error, AMQPConnectorPhaseErrorBase):
+        inner = error.exception
+    elif isinstance(error, pika.exceptions.AMQPConnectionError) and error.args:
+        inner = error.args[0]
+    return inner if isinstance(inner, BaseException) else None

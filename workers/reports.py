@@ -65,7 +65,7 @@ def list_jobs(database: Database, actors: Mapping[str, dramatiq.Actor[Any, Any]]
 
 def run_report(run: JobRun) -> Report:
     """Return one run as JSON can carry it."""
-    return {name: _json_ready(getattr(run, name)) for name in RUN_COLUMNS}
+    return {name: json_ready(getattr(run, name)) for name in RUN_COLUMNS}
 
 
 def _job_report(actor: dramatiq.Actor[Any, Any], last_run: JobRun | None, now: datetime) -> Report:
@@ -74,12 +74,13 @@ def _job_report(actor: dramatiq.Actor[Any, Any], last_run: JobRun | None, now: d
         "job": actor.actor_name,
         "queue": actor.queue_name,
         "schedule": str(ticker) if ticker else None,
-        "next_due": _json_ready(ticker.spec.next_after(now)) if ticker else None,
+        "next_due": json_ready(ticker.spec.next_after(now)) if ticker else None,
         "last_run": run_report(last_run) if last_run else None,
     }
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Return a time in ISO 8601, and anything else as it is."""
     return (
         f"{value:%Y-%m-%dT%H:%M:%S.%f}Z".replace(".000000Z", "Z")
         if isinstance(value, datetime)
@@ -119,6 +120,31 @@ def runs_table(runs: Iterable[Report]) -> Table:
     return table
 
 
+def letters_table(letters: Iterable[Report]) -> Table:
+    """Lay out dead letters for people."""
+    table = _table("Job", "Slot (UTC)", "Attempts", "Dead for", "Queue", "Id", "Error")
+    for letter in letters:
+        table.add_row(
+            Text(letter["job"] or "unknown"),
+            _clock(letter["slot"]) or ("on demand" if letter["run_key"] else ""),
+            "" if letter["attempt"] is None else str(letter["attempt"]),
+            _age(letter["age_seconds"]),
+            letter["queue"],
+            Text(letter["id"]),
+            Text(letter["error"]),
+        )
+    return table
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -148,7 +174,8 @@ def _duration(run: Report) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def _outcome(run: Report) -> str:
+def _outcome(run: Report) -> Text:
+    # As text, lest square brackets be taken for markup, by which some errors could not be shown.
     if run.get("error"):
-        return str(run["error"]).splitlines()[0]
-    return ", ".join(f"{name} {count}" for name, count in (run.get("result") or {}).items())
+        return Text(str(run["error"]).splitlines()[0])
+    return Text(", ".join(f"{name} {count}" for name, count in (run.get("result") or {}).items()))

@@ -26,6 +26,7 @@ finds out what its outcome was.
 
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from workers.batches import Counts
 from workers.database import Database, Lease
-from workers.models import BrokerName, JobRun
+from workers.models import BrokerName, JobRun, OutboxMessage
 from workers.periodic import utc_now
 
 POSTPONE_SECONDS = 2
@@ -60,6 +61,11 @@ class Verdict(StrEnum):
     """No attempts are left: dead-letter."""
 
 
+def run_key(job: str, slot: datetime | None, message_id: str) -> str:
+    """Name the run that a message asks for: the same for all messages of a slot."""
+    return message_id if slot is None else f"{job}@{slot:%Y-%m-%dT%H:%M:%SZ}"
+
+
 @dataclass(frozen=True)
 class Delivery:
     """What a message says about the run that it asks for."""
@@ -75,9 +81,7 @@ class Delivery:
 
     @property
     def run_key(self) -> str:
-        return (
-            self.message_id if self.slot is None else f"{self.job}@{self.slot:%Y-%m-%dT%H:%M:%SZ}"
-        )
+        return run_key(self.job, self.slot, self.message_id)
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,7 @@ def record_failure(database: Database, claim: Claim, max_retries: int, error: st
         has_attempts_left = run.attempt - run.budget_from <= max_retries
         run.status = "retrying" if has_attempts_left else "dead"
         run.finished_at = utc_now()
-        run.error = _storable(error)
+        run.error = storable(error)
         return run.status
 
 
@@ -278,7 +282,7 @@ def record_dead(database: Database, claim: Claim, reason: str) -> None:
         )
         if run is not None:
             run.status = "dead"
-            run.error = _storable(f"{reason}\n\n{run.error}")
+            run.error = storable(f"{reason}\n\n{run.error}")
 
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
@@ -287,20 +291,42 @@ def _is_ours(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Fit text of any origin into PostgreSQL, which takes neither NUL nor lone surrogates."""
     encoded = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
     return encoded.decode()[:MAX_ERROR_CHARACTERS]
 
 
 def unfinished_in_process(database: Database) -> list[JobRun]:
-    """Return the runs whose messages were in the memory of a process, oldest first."""
+    """Return the runs whose messages were in the memory of a process alone, oldest first."""
+    is_in_outbox = (
+        select(OutboxMessage.id)
+        .where(OutboxMessage.message_id == JobRun.message_id, OutboxMessage.published_at.is_(None))
+        .exists()
+    )
     with database.transaction() as session:
         return list(
             session.scalars(
                 select(JobRun)
-                .where(JobRun.status.in_(("running", "retrying")), JobRun.broker == "in-process")
+                .where(
+                    JobRun.status.in_(("running", "retrying")),
+                    JobRun.broker == "in-process",
+                    ~is_in_outbox,
+                )
                 .order_by(JobRun.id)
+            )
+        )
+
+
+def ended(database: Database, run_keys: Collection[str]) -> set[str]:
+    """Tell which of these runs have ended, well or badly."""
+    with database.transaction() as session:
+        return set(
+            session.scalars(
+                select(JobRun.run_key).where(
+                    JobRun.run_key.in_(run_keys),
+                    JobRun.status.in_(("succeeded", "dead", "skipped")),
+                )
             )
         )
 

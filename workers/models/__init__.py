@@ -32,7 +32,7 @@ from workers.models.rewards import (
     UserCoupon,
     UserCouponStatus,
 )
-from workers.models.service import BrokerName, JobRun, OutboxEvent, RunStatus
+from workers.models.service import BrokerName, JobRun, OutboxEvent, OutboxMessage, RunStatus
 from workers.models.statistics import StatisticsChange, StatisticsFullPass
 from workers.models.tasks import (
     ApplicationStatus,
@@ -68,6 +68,7 @@ __all__ = [
     "MessageRead",
     "Notification",
     "OutboxEvent",
+    "OutboxMessage",
     "PointsAccount",
     "PointsTransaction",
     "PointsTransactionType",

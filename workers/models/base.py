@@ -75,6 +75,11 @@ def at_least_zero(column: str) -> CheckConstraint:
     return CheckConstraint(f"{column} >= 0", name=column)
 
 
+def at_most_bytes(column: str, limit: int, *, as_text: str | None = None) -> CheckConstraint:
+    """A check that `column`, or its form as text, is no longer than `limit` bytes."""
+    return CheckConstraint(f"octet_length({as_text or column}) <= {limit}", name=column)
+
+
 def partial_index(name: str, columns: Sequence[str], where: str) -> Index:
     """An index of the live rows only: it stays small while the table keeps its history."""
     return Index(name, *columns, postgresql_where=text(where))

@@ -1,4 +1,4 @@
-"""What the service keeps about itself: the run ledger and the events to publish."""
+"""What the service keeps about itself: the run ledger, and what is to be published."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from workers.models.base import (
     CountFromZero,
     TimestampNow,
     at_least_zero,
+    at_most_bytes,
+    between,
     one_of,
     partial_index,
 )
@@ -62,13 +64,57 @@ class JobRun(Base):
     worker: Mapped[str | None]
 
 
+MAX_SHORT_BYTES = 255
+"""What AMQP takes as a queue's name, a routing key or a message id."""
+
+MAX_BODY_BYTES = 256 * 1024
+"""What the outbox takes as a body: no broker refuses it, and a batch of them fits into memory."""
+
+
+class OutboxMessage(Base):
+    """A message to an actor that is sent only if the transaction that added it committed.
+
+    What AMQP cannot carry is refused here, where whoever wrote it is told: in the outbox, it would
+    keep all that comes after it from being published.
+    """
+
+    __tablename__ = "outbox_messages"
+    __table_args__ = (
+        at_most_bytes("message_id", MAX_SHORT_BYTES),
+        at_most_bytes("queue", MAX_SHORT_BYTES),
+        at_most_bytes("body", MAX_BODY_BYTES),
+        between("priority", "0", "255"),
+        # Published rows leave the index: looking for work costs nothing when there is none.
+        partial_index("outbox_messages_unpublished_idx", ["id"], "published_at IS NULL"),
+        # For clearing away what was published long ago.
+        partial_index(
+            "outbox_messages_published_idx", ["published_at"], "published_at IS NOT NULL"
+        ),
+    )
+
+    id: Mapped[BigIntId]
+    # Also in the body; here, so that a run in the ledger can be matched with its message.
+    message_id: Mapped[str]
+    queue: Mapped[str]
+    actor: Mapped[str]
+    # As dramatiq encodes it, and text: jsonb would refuse the escaped NUL that JSON may contain.
+    body: Mapped[str]
+    priority: Mapped[int | None]
+    created_at: Mapped[TimestampNow]
+    published_at: Mapped[datetime | None]
+
+
 class OutboxEvent(Base):
     """An event that leaves only if the transaction that added it committed."""
 
     __tablename__ = "outbox_events"
     __table_args__ = (
-        # Published rows leave the index: looking for work costs nothing when there is none.
+        at_most_bytes("type", MAX_SHORT_BYTES),
+        at_most_bytes("key", MAX_SHORT_BYTES),
+        at_most_bytes("payload", MAX_BODY_BYTES, as_text="payload::text"),
+        # As above.
         partial_index("outbox_events_unpublished_idx", ["id"], "published_at IS NULL"),
+        partial_index("outbox_events_published_idx", ["published_at"], "published_at IS NOT NULL"),
     )
 
     id: Mapped[BigIntId]

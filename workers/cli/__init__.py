@@ -1,30 +1,27 @@
-"""The commands of ``python -m workers``. Tables for people, ``--json`` for programs."""
+"""The commands of ``python -m workers``. Tables for people, ``--json`` for programs.
 
-import json
+Those with more to them have a file of their own.
+"""
+
 import signal
-import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from workers import app, checks, embedded, logs, reports, runs, sample_data, schema
 from workers.broker import InProcessBroker
+from workers.cli.dead_letters import dead_letters
+from workers.cli.printing import as_json_option, print_json, print_table
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
 from workers.simulate import simulate
 
 POLL_SECONDS = 0.1
-PIPE_WIDTH = 200
 ENDED = ("succeeded", "dead", "skipped")
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 class JobName(click.ParamType[str]):
@@ -44,6 +41,9 @@ def cli() -> None:
     """Background jobs of the task marketplace."""
     # A command's output is what it prints; of the log, only what goes wrong belongs beside it.
     logs.configure("console", "WARNING")
+
+
+cli.add_command(dead_letters)
 
 
 @cli.command("run")
@@ -126,9 +126,9 @@ def list_jobs(*, as_json: bool) -> None:
     """List the jobs: queue, schedule, next due, last run."""
     jobs = reports.list_jobs(app.database, app.broker.actors)
     if as_json:
-        _print_json(jobs)
+        print_json(jobs)
     else:
-        _print_table(reports.jobs_table(jobs))
+        print_table(reports.jobs_table(jobs))
 
 
 @cli.command("runs")
@@ -142,9 +142,9 @@ def list_runs(*, job: str | None, status: str | None, limit: int, as_json: bool)
     """List the runs, newest first."""
     found = reports.list_runs(app.database, job=job, status=status, limit=limit)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif found:
-        _print_table(reports.runs_table(found))
+        print_table(reports.runs_table(found))
     else:
         click.echo("There are no such runs.")
 
@@ -179,7 +179,7 @@ def trigger(ctx: click.Context, *, job: str, wait: float | None, as_json: bool) 
         run = _wait_for_run(message.message_id, wait)
     if run is not None:
         report = reports.run_report(run)
-        _print_json(report) if as_json else _print_table(reports.runs_table([report]))
+        print_json(report) if as_json else print_table(reports.runs_table([report]))
     if run is None or run.status != "succeeded":
         state = f"it is {run.status}" if run else "it has not started"
         click.echo(f"Error: the run did not succeed: {state}", err=True)
@@ -188,7 +188,7 @@ def trigger(ctx: click.Context, *, job: str, wait: float | None, as_json: bool) 
 
 def _print_enqueued(job: str, run_key: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json({"job": job, "run_key": run_key})
+        print_json({"job": job, "run_key": run_key})
     else:
         click.echo(f"Enqueued {job}; its run_key is {run_key}.")
 
@@ -222,12 +222,3 @@ def _stop_signal() -> threading.Event:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     return stop
-
-
-def _print_table(table: Table) -> None:
-    # Into a file or a pipe there is no terminal whose width the columns would have to fit.
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
-
-
-def _print_json(value: Sequence[Any] | dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,68 @@
+"""Dead letters of the in-process broker: the ledger's dead runs, since it keeps no messages."""
+
+from collections.abc import Generator, Iterator, Sequence
+
+from workers import dead_runs
+from workers.database import Database
+from workers.dead_letters.letters import Letter
+from workers.models import JobRun
+from workers.settings import ConfigurationError
+
+NOTHING_TO_DROP = (
+    "RABBITMQ_URL: is not set, and the in-process broker keeps no dead letters; the rows of dead "
+    "runs stay in the ledger, so there is nothing to drop"
+)
+
+
+class DeadRuns:
+    """The ledger as a cabinet of dead letters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def count(self, queues: Sequence[str]) -> int:
+        return sum(1 for _ in self._runs(queues, None))
+
+    def look(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[Letter]:
+        return (_letter(run) for run in self._runs(queues, letter_id))
+
+    def requeue(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[str]:
+        """Mark runs, so that ``python -m workers run`` resumes them when it next starts."""
+        for run in self._runs(queues, letter_id):
+            dead_runs.renew(self._database, message_id=run.message_id, run_key=run.run_key)
+            yield run.message_id
+
+    def drop(
+        self,
+        queues: Sequence[str],  # noqa: ARG002 - as in the other cabinet
+        letter_id: str | None = None,  # noqa: ARG002
+    ) -> Generator[str]:
+        """Refuse to.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(NOTHING_TO_DROP)
+
+    def _runs(self, queues: Sequence[str], letter_id: str | None) -> Iterator[JobRun]:
+        last_id = 0
+        while page := dead_runs.list_dead(self._database, "in-process", after_id=last_id):
+            for run in page:
+                if run.queue in queues and letter_id in (None, run.message_id):
+                    yield run
+            last_id = page[-1].id
+
+
+def _letter(run: JobRun) -> Letter:
+    return Letter(
+        id=run.message_id,
+        queue=run.queue,
+        job=run.job,
+        slot=run.slot,
+        run_key=run.run_key,
+        status=run.status,
+        attempt=run.attempt,
+        error=run.error or "",
+        dead_since=run.finished_at,
+        expires_at=None,
+    )

@@ -1,0 +1,1 @@
+"""Where the relay publishes to: RabbitMQ, or the queues of this process. See `workers.relay`."""
