@@ -32,8 +32,6 @@ class Case:
     """How many of them it looks at; the rest is extrapolated."""
     after_first_run: Fill | None = None
     """The changes that the measured run is about, made after a run of the job."""
-    settle: str | None = None
-    """A statement for each copy, before it is measured."""
     changed_ids: str | None = None
     """A query for the ids of what was changed, for the limit's ``:changed``."""
     full_case: str | None = None
@@ -174,8 +172,6 @@ CASES: tuple[Case, ...] = (
         job=STATISTICS.job,
         fill=data.statistics,
         after_first_run=data.change_tasks,
-        # The first run of a day looks at all; midnight may have passed since that one.
-        settle="UPDATE statistics_full_pass SET finished_at = now()",
         changed_ids="SELECT array_agg(id) FROM tasks WHERE updated_at > now() - interval '1 day'",
         limit=limits.STATISTICS_OF_CHANGED,
         results=STATISTICS.results,

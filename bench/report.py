@@ -87,7 +87,8 @@ METHOD = """
 - A PostgreSQL of its own, in a temporary folder, with `fsync`. Data is made set-based and the same
   for the same seed; what is due is spread at random over each table. After `VACUUM (FREEZE,
   ANALYZE)` each measurement gets a copy of the database's files, and begins with a checkpoint and
-  an empty buffer cache (the operating system's is warm).
+  an empty buffer cache (the operating system's is warm); but where only changes are measured, with
+  the cache that the run before them, on all, has left.
 - Each variant runs in a fresh process. The job's time is from the sending of its message to its
   acknowledgement; loop and limit are timed from BEGIN until COMMIT has returned.
 - After each measurement the tables are compared by content. A round in which job and limit differ
