@@ -407,3 +407,31 @@ class TestTheRelay:
         eventually(lambda: keys() == expected, timeout_seconds=PATIENCE_SECONDS)
         outbox.wait_until_published()
         assert keys() == expected
+
+    def test_clears_away_runs_that_ended_well_long_ago_and_no_others(
+        self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given runs of each status, kept for 14 days, older by a day and younger by one
+        monkeypatch.setattr(relay_module, "CLEAR_BATCH_SIZE", 1)
+        with outbox.database.transaction() as session:
+            session.execute(
+                text("""
+                    INSERT INTO job_runs
+                        (run_key, job, message_id, queue, status, attempt, finished_at)
+                    SELECT status || ' ' || age, 'job', '', 'default', status, 1,
+                           now() - make_interval(days => age)
+                    FROM unnest(ARRAY['running', 'succeeded', 'retrying', 'dead', 'skipped'])
+                         AS status, unnest(ARRAY[13, 15]) AS age""")
+            )
+        outbox.start_relay()
+
+        def run_keys() -> list[str]:
+            with outbox.database.transaction() as session:
+                return list(session.scalars(text("SELECT run_key FROM job_runs ORDER BY id")))
+
+        expected = {
+            f"{status} {age}"
+            for status in ("running", "succeeded", "retrying", "dead", "skipped")
+            for age in (13, 15)
+        } - {"succeeded 15", "skipped 15"}
+        eventually(lambda: set(run_keys()) == expected, timeout_seconds=PATIENCE_SECONDS)

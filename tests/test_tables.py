@@ -220,6 +220,11 @@ LEAST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"message_id": "1", "queue": "default", "actor": "close_tickets", "body": "{}"},
         {"priority": None, "created_at": NOW, "published_at": None},
     ),
+    (
+        "service_processes",
+        {"name": "host:1", "kind": "worker"},
+        {"queues": [], "state": None, "started_at": NOW, "seen_at": NOW},
+    ),
     ("statistics_changes", {"user_id": 123}, {}),
     (
         "statistics_full_pass",
@@ -450,6 +455,10 @@ def test_every_foreign_key_has_an_index(connection: Connection) -> None:
         ("activities_open_idx", "activities WHERE status = 'open'"),
         ("job_runs_unfinished_idx", "job_runs WHERE status IN ('running', 'retrying')"),
         ("job_runs_dead_idx", "job_runs WHERE status = 'dead' ORDER BY id DESC"),
+        (
+            "job_runs_ended_idx",
+            "job_runs WHERE status IN ('succeeded', 'skipped') AND finished_at < now()",
+        ),
         ("job_runs_job_newest_idx", "job_runs WHERE job = 'x' ORDER BY id DESC LIMIT 1"),
         ("outbox_events_unpublished_idx", "outbox_events WHERE published_at IS NULL ORDER BY id"),
         (

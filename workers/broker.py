@@ -10,10 +10,11 @@ import dramatiq
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import CurrentMessage, TimeLimit
 
-from workers import dead_runs
+from workers import dead_runs, outbox, runs
 from workers.database import Database
 from workers.job import QUEUES
 from workers.middleware.logs import LogContext
+from workers.middleware.presence import Presence
 from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGuard
 from workers.middleware.relay import OutboxRelay
 from workers.middleware.retries import Retries
@@ -21,6 +22,7 @@ from workers.middleware.slots import Slots
 from workers.middleware.transaction import Transaction, is_wrapped
 from workers.models import BrokerName
 from workers.periodic import Entry
+from workers.presence import forget_silent
 from workers.publishers.in_process import InProcessPublisher
 from workers.relay import Relay
 from workers.settings import ConfigurationError, Settings, refuse_to_start
@@ -71,12 +73,13 @@ def _middleware(
     settings: Settings, database: Database, schedule: Iterable[Entry], broker_name: BrokerName
 ) -> list[dramatiq.Middleware]:
     """List the middleware: "before" hooks run in this order, "after" hooks in reverse."""
+    presence = Presence(database)
     return [
         # First, so that every other line about a message is logged with its names.
         LogContext(),
         # Before whatever asks for the current message.
         CurrentMessage(),
-        Slots(schedule),
+        Slots(schedule, on_look=presence.scheduler_looked),
         # Outside the time limit, which must be off when a failure is being recorded.
         Retries(database),
         TimeLimit(time_limit=settings.soft_time_limit_seconds * 1000),
@@ -87,10 +90,15 @@ def _middleware(
         SchemaGuard(database),
         FairPrefetch(),
         PatientSignals(settings.shutdown_grace_seconds),
+        presence,
         # Last, and so the first to be told that the workers have stopped, while there are still
         # connections to publish with.
         OutboxRelay(lambda broker: make_relay(settings, database, broker)),
     ]
+
+
+KEEP_PUBLISHED_SECONDS = 24 * 3600
+"""How long published rows stay, for whoever wants to know what became of them."""
 
 
 def make_relay(settings: Settings, database: Database, broker: dramatiq.Broker) -> Relay:
@@ -98,17 +106,23 @@ def make_relay(settings: Settings, database: Database, broker: dramatiq.Broker) 
 
     If RabbitMQ is only away, events wait for it; without any RabbitMQ there is no such hope.
     """
+    chores = (
+        partial(outbox.clear_published, age_seconds=KEEP_PUBLISHED_SECONDS),
+        partial(runs.clear_ended, age_days=settings.run_retention_days),
+        forget_silent,
+    )
     if isinstance(broker, InProcessBroker):
         return Relay(
             database,
             lambda: InProcessPublisher(broker, database),
             with_events=settings.rabbitmq_url is None,
+            chores=chores,
         )
     from workers.publishers.rabbitmq import RabbitmqPublisher  # noqa: PLC0415 - pika may be missing
     from workers.rabbitmq import Rabbitmq  # noqa: PLC0415
 
     assert isinstance(broker, Rabbitmq)  # noqa: S101 - there are two kinds
-    return Relay(database, lambda: RabbitmqPublisher(broker), with_events=True)
+    return Relay(database, lambda: RabbitmqPublisher(broker), with_events=True, chores=chores)
 
 
 NO_QUEUE_TO_SHARE = (

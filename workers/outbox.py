@@ -201,7 +201,7 @@ def mark_published(session: Session, published: Sequence[Stored]) -> None:
     )
 
 
-def clear_published(session: Session, *, age_seconds: float, limit: int) -> bool:
+def clear_published(session: Session, limit: int, *, age_seconds: float) -> bool:
     """Delete what was published longer ago than that, up to `limit` rows of each table.
 
     Returns:

@@ -182,10 +182,17 @@ class Ticker:
     """A spec as the scheduler sees it: which slot is still to be handed to the broker.
 
     `validate`, `next_valid_date` and `str()` are what periodiq calls.
+
+    Args:
+        spec: when the job is due.
+        clock: tells the present time.
+        on_look: called each time that a scheduler asks when to look again, so that it can be seen
+            to live.
     """
 
     spec: Spec
     clock: Callable[[], datetime] = utc_now
+    on_look: Callable[[], None] = field(default=lambda: None, repr=False)
     _handed_over: datetime | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -201,6 +208,7 @@ class Ticker:
         Counted from the later of `moment` and now, since periodiq calls itself without end when
         sending outlasts an interval. A slot that the broker refused is offered again soon.
         """
+        self.on_look()
         moment = max(_plain(moment), self.clock())
         upcoming = self.spec.next_after(moment)
         if self.validate(moment):

@@ -33,6 +33,7 @@ from contextlib import closing, suppress
 from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from workers import outbox
 from workers.database import Database, Lease
@@ -55,11 +56,12 @@ STANDBY_SECONDS = 2
 STOP_SECONDS = 3
 """How long a stop waits for the round in progress, which may be abandoned anywhere."""
 
-KEEP_PUBLISHED_SECONDS = 24 * 3600
-"""How long published rows stay, for whoever wants to know what became of them."""
-
 CLEAR_EVERY_SECONDS = 60
 CLEAR_BATCH_SIZE = 10_000
+
+
+Chore = Callable[[Session, int], bool]
+"""Clears up to so many old rows away, and returns whether there may be more."""
 
 
 class PublisherError(Exception):
@@ -95,15 +97,22 @@ class Relay(threading.Thread):
         connect: makes the publisher, when this thread has become the relay.
         with_events: whether the publisher has a place for events. One that has none must not keep
             the relay that has from its work: the lock is another.
+        chores: what the relay clears away now and then, since it is the one process that is chosen.
     """
 
     def __init__(
-        self, database: Database, connect: Callable[[], Publisher], *, with_events: bool
+        self,
+        database: Database,
+        connect: Callable[[], Publisher],
+        *,
+        with_events: bool,
+        chores: Sequence[Chore] = (),
     ) -> None:
         super().__init__(name="relay", daemon=True)
         self._database = database
         self._connect = connect
         self._with_events = with_events
+        self._chores = chores
         self._lock_name = "relay" if with_events else "relay:messages"
         self._is_stopping = threading.Event()
         self._wake, self._alarm = socket.socketpair()
@@ -165,10 +174,10 @@ class Relay(threading.Thread):
         """Now and then, clear a batch away; return whether that is all there is to clear."""
         if time.monotonic() - self._cleared_at < CLEAR_EVERY_SECONDS:
             return True
-        with lease.transaction() as session:
-            has_more = outbox.clear_published(
-                session, age_seconds=KEEP_PUBLISHED_SECONDS, limit=CLEAR_BATCH_SIZE
-            )
+        has_more = False
+        for chore in self._chores:
+            with lease.transaction() as session:
+                has_more |= chore(session, CLEAR_BATCH_SIZE)
         if not has_more:
             self._cleared_at = time.monotonic()
         return not has_more

@@ -24,14 +24,12 @@ of the effects, so both happen or neither does. If the answer to COMMIT is lost,
 finds out what its outcome was.
 """
 
-import os
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -39,6 +37,7 @@ from workers.batches import Counts
 from workers.database import Database, Lease
 from workers.models import BrokerName, JobRun, OutboxMessage
 from workers.periodic import utc_now
+from workers.presence import process_name
 
 POSTPONE_SECONDS = 2
 """How soon a postponed delivery looks again, unless the ledger knows better."""
@@ -161,7 +160,7 @@ def _judge(
     run.started_at = max(now, utc_now())
     run.finished_at = None
     run.error = None
-    run.worker = f"{socket.gethostname()}:{os.getpid()}"
+    run.worker = process_name()
     lease.session.flush()
     return Claim(
         Verdict.RUN,
@@ -335,3 +334,25 @@ def find_run(database: Database, run_key: str) -> JobRun | None:
     """Return the run of this key, or None if it has not started."""
     with database.transaction() as session:
         return session.scalar(select(JobRun).where(JobRun.run_key == run_key))
+
+
+def clear_ended(session: Session, limit: int, *, age_days: int) -> bool:
+    """Delete runs that succeeded or were skipped longer ago than that, up to `limit` of them.
+
+    Dead runs stay: they are what is left to see of work that was not done.
+
+    Returns:
+        whether there may be more.
+    """
+    old = (
+        select(JobRun.id)
+        .where(
+            JobRun.status.in_(("succeeded", "skipped")),
+            JobRun.finished_at < func.now() - timedelta(days=age_days),
+        )
+        .order_by(JobRun.finished_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    cleared = session.execute(delete(JobRun).where(JobRun.id.in_(old)).returning(JobRun.id)).all()
+    return len(cleared) >= limit

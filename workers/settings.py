@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: PositiveInt = 25
     """How long a stop signal waits for the runs in progress."""
 
+    run_retention_days: PositiveInt = 14
+    """How long the ledger keeps runs that ended well."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -110,7 +113,6 @@ class Settings(BaseSettings):
     # for the parts that are still to come.
     hard_time_limit_seconds: PositiveInt = 1800
     max_tasks_per_process: PositiveInt = 1000
-    run_retention_days: PositiveInt = 14
     standby_after_seconds: PositiveInt = 15
     ops_token: SecretStr | None = None
     port: Port = 8000

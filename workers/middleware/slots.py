@@ -1,6 +1,6 @@
 """Gives actors their schedule, and the tickers the news of what the broker took."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dramatiq
@@ -13,10 +13,17 @@ class Slots(dramatiq.Middleware):
 
     It takes the place of periodiq's own middleware, which skips, for good, any message that is
     older than 30 seconds, and so every retry.
+
+    Args:
+        schedule: which job is due when.
+        on_look: called whenever this process looks, as a scheduler, for what is due.
     """
 
-    def __init__(self, schedule: Iterable[Entry]) -> None:
+    def __init__(
+        self, schedule: Iterable[Entry], *, on_look: Callable[[], None] = lambda: None
+    ) -> None:
         self._specs = {entry.job: entry.spec for entry in schedule}
+        self._on_look = on_look
 
     @property
     def actor_options(self) -> set[str]:
@@ -25,7 +32,7 @@ class Slots(dramatiq.Middleware):
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
         spec = self._specs.get(actor.actor_name, actor.options.get("periodic"))
         if spec is not None and not isinstance(spec, Ticker):
-            actor.options["periodic"] = Ticker(spec)
+            actor.options["periodic"] = Ticker(spec, on_look=self._on_look)
 
     def after_enqueue(
         self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None

@@ -32,7 +32,15 @@ from workers.models.rewards import (
     UserCoupon,
     UserCouponStatus,
 )
-from workers.models.service import BrokerName, JobRun, OutboxEvent, OutboxMessage, RunStatus
+from workers.models.service import (
+    BrokerName,
+    JobRun,
+    OutboxEvent,
+    OutboxMessage,
+    ProcessKind,
+    RunStatus,
+    ServiceProcess,
+)
 from workers.models.statistics import StatisticsChange, StatisticsFullPass
 from workers.models.tasks import (
     ApplicationStatus,
@@ -72,10 +80,12 @@ __all__ = [
     "PointsAccount",
     "PointsTransaction",
     "PointsTransactionType",
+    "ProcessKind",
     "QueueStatus",
     "Review",
     "RunStatus",
     "SenderType",
+    "ServiceProcess",
     "ServiceTimeSlot",
     "StatisticsChange",
     "StatisticsFullPass",

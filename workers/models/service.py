@@ -1,10 +1,10 @@
-"""What the service keeps about itself: the run ledger, and what is to be published."""
+"""What the service keeps about itself: run ledger, outbox, and which of its processes live."""
 
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Index, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from workers.models.base import (
@@ -21,6 +21,7 @@ from workers.models.base import (
 
 RunStatus = Literal["running", "succeeded", "retrying", "dead", "skipped"]
 BrokerName = Literal["rabbitmq", "in-process"]
+ProcessKind = Literal["worker", "scheduler", "standby", "web"]
 
 
 class JobRun(Base):
@@ -42,6 +43,8 @@ class JobRun(Base):
         Index(None, "job", "slot"),
         partial_index("job_runs_unfinished_idx", ["id"], "status IN ('running', 'retrying')"),
         partial_index("job_runs_dead_idx", ["id"], "status = 'dead'"),
+        # For clearing away what ended long ago.
+        partial_index("job_runs_ended_idx", ["finished_at"], "status IN ('succeeded', 'skipped')"),
     )
 
     id: Mapped[BigIntId]
@@ -123,3 +126,21 @@ class OutboxEvent(Base):
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[TimestampNow]
     published_at: Mapped[datetime | None]
+
+
+class ServiceProcess(Base):
+    """A process of the service as it was last seen; see `workers.presence`.
+
+    One that does two things, as ``python -m workers run`` does, has a row for each.
+    """
+
+    __tablename__ = "service_processes"
+    __table_args__ = (one_of("kind", ProcessKind),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """``host:pid``, as the ledger's `worker` has it."""
+    kind: Mapped[ProcessKind] = mapped_column(Text, primary_key=True)
+    queues: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    state: Mapped[str | None]
+    started_at: Mapped[TimestampNow]
+    seen_at: Mapped[TimestampNow]
