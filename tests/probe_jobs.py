@@ -7,6 +7,7 @@ declares its actors on the broker of its process.
 import os
 import signal
 import time
+from typing import Any
 
 import dramatiq
 import structlog
@@ -146,6 +147,43 @@ def probe_batches(run: Run, gated_row: int) -> Batches:
         if gated_row in row_ids:
             _wait_at(run, "batches")
         yield {"rows": len(row_ids)}
+
+
+@dramatiq.actor(actor_class=Job, retry_delay_seconds=1)
+def probe_long_commit(run: Run) -> Counts:
+    """Leave PostgreSQL at a gate in the middle of COMMIT."""
+    counts = _effect(run)
+    run.session.execute(text("INSERT INTO probe_long_commits VALUES ('commit')"))
+    log.info("about to commit")
+    return counts
+
+
+@dramatiq.actor(actor_class=Job, retry_delay_seconds=1)
+def probe_killed_before_its_acknowledgement(run: Run) -> Counts:
+    return _effect(run)
+
+
+class KillBeforeAcknowledgement(dramatiq.Middleware):
+    """Kills the worker when a run's effects are committed, and its message not yet acknowledged."""
+
+    def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:  # noqa: ARG002 - its form
+        if message.actor_name == probe_killed_before_its_acknowledgement.actor_name:
+            log.info("killed before the acknowledgement")
+            if not message.redelivered:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+dramatiq.get_broker().add_middleware(KillBeforeAcknowledgement())
+
+
+@dramatiq.actor(actor_class=Job, retry_delay_seconds=1)
+def probe_waits_for_a_lock(run: Run) -> Counts:
+    """Wait, without end, for a table that somebody else has locked."""
+    counts = _effect(run)
+    run.session.execute(text("SET LOCAL lock_timeout = 0"))
+    log.info("working")
+    run.session.execute(text("LOCK TABLE probe_rows"))
+    return counts
 
 
 @dramatiq.actor(actor_class=Job, max_retries=1, retry_delay_seconds=1)

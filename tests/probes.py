@@ -37,6 +37,17 @@ TABLES = """
     CREATE TABLE probe_orphans (
         parent_id bigint REFERENCES probe_parents DEFERRABLE INITIALLY DEFERRED
     );
+    CREATE TABLE probe_long_commits (gate text NOT NULL);
+    CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            WHILE NOT EXISTS (SELECT FROM probe_open_gates WHERE name = NEW.gate) LOOP
+                PERFORM pg_sleep(0.02);
+            END LOOP;
+            RETURN NULL;
+        END
+    $$;
+    CREATE CONSTRAINT TRIGGER long_commit AFTER INSERT ON probe_long_commits
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_gate();
 """
 
 

@@ -7,18 +7,18 @@ pytest_plugins = ["tests.probe_fixtures"]
 
 
 def test_worker_processes_are_renewed_after_so_many_runs(service: Service) -> None:
-    # Given two worker processes that are renewed after five runs, and others
-    env = {"MAX_TASKS_PER_PROCESS": "5"}
+    # Given two worker processes that are renewed after twenty runs, and others
+    env = {"MAX_TASKS_PER_PROCESS": "20"}
     workers = service.start_worker(processes=2, threads=2, env=env)
     others = service.start_worker("low", env=env)
 
     # When there are many more
-    keys = [service.send("probe_effect") for _ in range(60)]
+    keys = [service.send("probe_effect") for _ in range(100)]
     runs = [service.wait_for_run(key) for key in keys]
 
     # Then each was done once, by many processes, none of which was killed
     assert {(run.status, run.attempt) for run in runs} == {("succeeded", 1)}
-    assert service.effects() == 60
+    assert service.effects() == 100
     assert len({run.worker for run in runs}) >= 4
     assert "Killing" not in workers.output
     assert service.dead_letters() == []
