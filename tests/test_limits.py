@@ -66,16 +66,20 @@ class TestTheSoftLimit:
         assert (run.status, run.attempt, run.result) == ("succeeded", 1, {"tidied_up": 1})
 
     def test_reaches_no_run_but_the_one_that_is_beyond_it(self, workshop: Workshop) -> None:
-        # Given a job that is over the moment it is interrupted, and the runs that follow at once on
-        # the same thread and the same connection
-        slow = workshop.job(wait_for_postgresql, max_retries=0, soft_time_limit_seconds=0.1)
-        quick = workshop.job(have_effect)
-        keys = [workshop.send(job) for job in (slow, slow, quick) * 3]
+        # Given jobs that are interrupted, and others that follow at once on their threads and their
+        # connections
+        slow, quick = [], []
+        for number in range(4):
+            options = {"max_retries": 0, "soft_time_limit_seconds": 0.1}
+            job = workshop.job(wait_again_and_again, actor_name=f"slow_{number}", **options)
+            slow.append(workshop.send(job))
+            quick.append(workshop.send(workshop.job(have_effect, actor_name=f"quick_{number}")))
 
         # Then these succeed at the first attempt
-        outcomes = [workshop.wait_for_run(key) for key in keys]
-        assert [run.status for run in outcomes] == ["dead", "dead", "succeeded"] * 3
-        assert workshop.effects() == 3
+        assert [workshop.wait_for_run(key).status for key in slow] == ["dead"] * 4
+        runs = [workshop.wait_for_run(key) for key in quick]
+        assert [(run.status, run.attempt) for run in runs] == [("succeeded", 1)] * 4
+        assert workshop.effects() == 4
 
     def test_holds_on_the_server_too(self, service: Service) -> None:
         # PostgreSQL ends the statement by itself, should this process not live to do it.

@@ -1,11 +1,17 @@
 """A stop signal loses no work: what runs finishes in the grace period, or is given back whole."""
 
 import signal
+import threading
 
+import psutil
 import pytest
+from sqlalchemy import text
 
-from tests.probes import PATIENCE_SECONDS, Service
+from tests.probes import PATIENCE_SECONDS, Service, Workshop
 from tests.rig.waiting import eventually
+from workers import embedded
+from workers.database import Database
+from workers.job import Run
 
 pytest_plugins = ["tests.probe_fixtures"]
 
@@ -94,3 +100,46 @@ def test_what_was_fetched_and_has_not_begun_goes_to_others_at_once(service: Serv
     service.open_gate("gate")
     assert busy.wait(timeout_seconds=PATIENCE_SECONDS) == 0
     assert service.run(long).status == "succeeded"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_orphans_of_a_main_process_that_was_killed_stop_too(service: Service, count: int) -> None:
+    workers = service.start_worker(processes=count)
+    children = psutil.Process(workers.pid).children(recursive=True)
+    assert len(children) >= count
+
+    workers.send_signal(signal.SIGKILL)
+
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
+    assert alive == []
+
+
+def test_what_runs_in_one_process_with_its_broker_is_resumed_by_the_next(
+    probe_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given the in-process broker, with a run that will not end by itself
+    monkeypatch.setenv("SHUTDOWN_GRACE_SECONDS", "1")
+    workshop = Workshop(probe_database)
+    has_begun = threading.Event()
+
+    def work(run: Run) -> None:
+        if run.session.scalar(text("SELECT count(*) FROM probe_open_gates")):
+            return
+        has_begun.set()
+        run.session.execute(text("SELECT pg_sleep(60)"))
+
+    key = workshop.send(workshop.job(work))
+    assert has_begun.wait(PATIENCE_SECONDS)
+
+    # When it stops
+    workshop.close()
+
+    # Then no attempt was used, and another resumes it
+    assert (workshop.run(key).status, workshop.run(key).attempt) == ("retrying", 0)
+    workshop.do("INSERT INTO probe_open_gates VALUES ('gate')")
+    successor = Workshop(probe_database)
+    successor.run_to_the_end(successor.job(work, actor_name="another"))
+    successor.job(work)
+    assert embedded.resume(successor.broker, probe_database) == 1
+    assert successor.wait_for_run(key).attempt == 1
+    successor.close()

@@ -109,9 +109,9 @@ class RunsInProgress:
                 self._runs.add(run)
             return function()
         except BaseException as error:
-            if run.interruption is None or isinstance(error, run.interruption):
+            if run.interruption is None:
                 raise
-            raise run.interruption from error
+            raise run.interruption(f"interrupted after {run.seconds:.1f} s") from error
         finally:
             # An interruption may still arrive at any step of this, and is too late then.
             while True:

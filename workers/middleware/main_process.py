@@ -3,11 +3,25 @@
 import multiprocessing
 import os
 import signal
+import threading
+from collections.abc import Callable
 
 
 def is_ours() -> bool:
     """Tell whether this is a worker process of the `dramatiq` command."""
     return multiprocessing.parent_process() is not None
+
+
+def when_gone(call: Callable[[], None]) -> None:
+    """Have a function called when the main process ends before this one, as if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            call()
+
+        threading.Thread(target=wait, name="main process", daemon=True).start()
 
 
 def ask_for_renewal() -> None:

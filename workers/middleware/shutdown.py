@@ -13,6 +13,7 @@ ends, with the thread in it. RabbitMQ delivers again what the connection of a pr
 not acknowledged.
 """
 
+import os
 import signal
 import threading
 import time
@@ -78,6 +79,8 @@ class Shutdown(dramatiq.Middleware):
         if main_process.is_ours():
             for signum in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(signum, self._once(signal.getsignal(signum)))
+            # Nobody would stop this process, or see its log, and the platform starts another.
+            main_process.when_gone(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         began = self._begin()
