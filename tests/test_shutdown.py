@@ -91,7 +91,9 @@ def test_what_was_fetched_and_has_not_begun_goes_to_others_at_once(service: Serv
     busy.send_signal_to_group(signal.SIGTERM)
     busy.wait_for_output("Shutting down...", timeout_seconds=PATIENCE_SECONDS)
 
-    # Then another has done the rest before that ends, and what comes in anew as well
+    # Then it asks for no more, and another has done the rest before the long run ends
+    for queue in ("default", "low"):
+        eventually(lambda queue=queue: service.rabbitmq.queue_counts(queue).consumers == 0)  # type: ignore[misc]
     service.start_worker("default", "low")
     new = service.send("probe_effect")
     for key in (fetched, new):

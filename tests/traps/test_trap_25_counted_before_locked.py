@@ -24,7 +24,10 @@ ROOM = """
         WHERE agent_id = agent.id AND ended_at IS NULL
     ) FROM customer_service_agents AS agent
     """
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
 
 
 @pytest.fixture
@@ -51,6 +54,12 @@ def web_app(database: Database) -> Iterator[Session]:
     session.close()
 
 
+def is_anybody_waiting(database: Database) -> bool:
+    # A transaction of its own each time: within one, the view does not change.
+    with database.transaction() as session:
+        return bool(session.scalar(text(WAITING)))
+
+
 def meanwhile(database: Database, work: Callable[[Session], Any], web_app: Session) -> Any:
     """Do something in a transaction that has to wait for the web app's, which then commits."""
     answers = []
@@ -61,8 +70,7 @@ def meanwhile(database: Database, work: Callable[[Session], Any], web_app: Sessi
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    with Session(database.engine) as onlooker:
-        eventually(lambda: onlooker.scalar(text(WAITING)))
+    eventually(lambda: is_anybody_waiting(database))
     web_app.commit()
     thread.join(PATIENCE_SECONDS)
     return answers[0]

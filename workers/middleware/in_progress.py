@@ -7,13 +7,13 @@ thread, and has the server cancel what the run's connection executes.
 
 It must not strike anything but the run. The same thread settles the failure next, and the same
 connection is lent to another run. A run has therefore a lock: under it the run is interrupted, and
-under it the run ends, dropping an exception that is still on its way. Afterwards nothing can come.
+under it the run ends. What was raised before arrives while it ends, and is dropped there.
+Afterwards nothing is raised, or cancelled, any more.
 
 What no interruption reaches is a thread inside a call of C (``time.sleep``, a socket of a library):
 see `workers.middleware.shutdown` and `workers.middleware.limits` for what becomes of it.
 """
 
-import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -67,11 +67,13 @@ class RunInProgress:
             threading.Thread(target=self._insist, name="interruption", daemon=True).start()
 
     def end(self) -> None:
-        """From now on, nothing interrupts this thread or this connection any more."""
+        """From now on, nothing interrupts this thread or this connection any more.
+
+        Raises:
+            Interrupt: if the run was interrupted just now; it is to be called again then.
+        """
         with self._lock:
             self.has_ended.set()
-            # None drops what has been raised and has not arrived yet.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), None)
 
     def _insist(self) -> None:
         while not self.has_ended.is_set():
@@ -113,7 +115,7 @@ class RunsInProgress:
                 raise
             raise run.interruption(f"interrupted after {run.seconds:.1f} s") from error
         finally:
-            # An interruption may still arrive at any step of this, and is too late then.
+            # Python delivers an exception at the next call, so that none outlasts the lock.
             while True:
                 try:
                     run.end()
