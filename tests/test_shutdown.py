@@ -81,7 +81,8 @@ def test_what_does_not_end_in_the_grace_period_is_done_later_as_if_it_had_not_be
 def test_what_was_fetched_and_has_not_begun_goes_to_others_at_once(service: Service) -> None:
     # Given a worker that is busy, and has fetched another message
     service.declare("default", "low")
-    busy = service.start_worker("default", "low", threads=1)
+    env = {"SHUTDOWN_GRACE_SECONDS": "300"}
+    busy = service.start_worker("default", "low", threads=1, env=env)
     long = service.send("probe_gated", gate="gate")
     busy.wait_for_output("at the gate", timeout_seconds=PATIENCE_SECONDS)
     fetched = service.send("probe_nightly", queue="low")
@@ -98,6 +99,7 @@ def test_what_was_fetched_and_has_not_begun_goes_to_others_at_once(service: Serv
     new = service.send("probe_effect")
     for key in (fetched, new):
         assert service.wait_for_run(key).attempt == 1
+    assert busy.returncode is None
     assert service.run(long).status == "running"
     service.open_gate("gate")
     assert busy.wait(timeout_seconds=PATIENCE_SECONDS) == 0
