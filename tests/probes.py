@@ -1,7 +1,6 @@
 """The service with probe jobs, as a test drives it: in real processes, or within the test's own."""
 
 import json
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +37,17 @@ TABLES = """
     CREATE TABLE probe_orphans (
         parent_id bigint REFERENCES probe_parents DEFERRABLE INITIALLY DEFERRED
     );
+    CREATE TABLE probe_long_commits (gate text NOT NULL);
+    CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            WHILE NOT EXISTS (SELECT FROM probe_open_gates WHERE name = NEW.gate) LOOP
+                PERFORM pg_sleep(0.02);
+            END LOOP;
+            RETURN NULL;
+        END
+    $$;
+    CREATE CONSTRAINT TRIGGER long_commit AFTER INSERT ON probe_long_commits
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_gate();
 """
 
 
@@ -110,15 +120,26 @@ class Service(Ledger):
         )
 
     def start_worker(
-        self, *queues: str, threads: int = 2, env: dict[str, str] | None = None
+        self,
+        *queues: str,
+        processes: int = 1,
+        threads: int = 2,
+        env: dict[str, str] | None = None,
     ) -> Process:
-        """Start a worker process for some queues (`default` unless told), and wait for its boot."""
+        """Start worker processes for some queues (`default` unless told), and wait for their boot.
+
+        Returns:
+            their main process.
+        """
         worker = self.processes.start(
-            *("dramatiq", "workers", MODULE, "--processes", "1", "--threads", str(threads)),
+            *("dramatiq", "workers", MODULE),
+            *("--processes", str(processes), "--threads", str(threads)),
             *("--queues", *(queues or ("default",))),
             env={**self.env, **(env or {})},
         )
-        worker.wait_for_output("ready for action", timeout_seconds=PATIENCE_SECONDS)
+        worker.wait_for_output(
+            "ready for action", count=processes, timeout_seconds=PATIENCE_SECONDS
+        )
         return worker
 
     def start_scheduler(self, *, env: dict[str, str] | None = None) -> Process:
@@ -149,6 +170,19 @@ class Service(Ledger):
         )
         self._publisher.enqueue(message)
         return message.message_id
+
+    def send_again(self, job: str, message_id: str, *, queue: str = "default") -> None:
+        """Put another copy of a message on its queue."""
+        self._publisher.enqueue(
+            dramatiq.Message(
+                queue_name=queue,
+                actor_name=job,
+                args=(),
+                kwargs={},
+                options={},
+                message_id=message_id,
+            )
+        )
 
     def open_gate(self, gate: str) -> None:
         """Let a job pass that stands at this gate, or will."""
@@ -269,7 +303,4 @@ class Workshop(Ledger, dramatiq.Middleware):
     def _start(self) -> None:
         if self._worker is None:
             self._worker = dramatiq.Worker(self.broker, worker_threads=2, worker_timeout=50)
-            # A worker makes the process patient with signals; this process is not its own.
-            handler = signal.getsignal(signal.SIGTERM)
             self._worker.start()
-            signal.signal(signal.SIGTERM, handler)

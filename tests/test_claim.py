@@ -315,6 +315,58 @@ class TestAWorkerThatIsLost:
         assert ledger.deliver(message()).attempt == 2
 
 
+class TestAnAttemptThatIsGivenBack:
+    def test_does_not_count(self, ledger: Ledger) -> None:
+        # Given a run of one attempt only, which is given back as often as you like
+        delivery = message(max_retries=0)
+        for _ in range(3):
+            with ledger.database.lease() as lease:
+                claim = ledger.claim(lease, delivery)
+                assert (claim.verdict, claim.attempt) == (Verdict.RUN, 1)
+                runs.give_back(ledger.database, claim)
+            assert (ledger.run(delivery).status, ledger.run(delivery).attempt) == ("retrying", 0)
+
+        # Then it is done with that attempt
+        assert ledger.deliver(delivery).attempt == 1
+        assert ledger.effects(delivery) == 1
+
+    def test_is_ended_first_if_it_may_still_be_at_work(self, ledger: Ledger) -> None:
+        with ledger.database.lease() as lease:
+            claim = ledger.claim(lease, message())
+            with pytest.raises(DBAPIError), lease.transaction() as session:
+                runs.hold(session, claim)
+                # Without this it would wait for the row that is held here.
+                runs.give_back(ledger.database, claim, backend_pid=lease.backend_pid)
+                session.execute(text("INSERT INTO effects VALUES ('too late')"))
+
+        assert ledger.run(message()).attempt == 0
+        assert ledger.ask("SELECT count(*) FROM effects") == 0
+
+    def test_is_not_mistaken_for_the_next_one_of_the_same_number(self, ledger: Ledger) -> None:
+        # Given a worker that lives on, though its run was given back in its name
+        with ledger.database.lease() as lease, ledger.database.lease() as other_lease:
+            claim = ledger.claim(lease, message(), now=utc_now())
+            kill(ledger.database, lease)
+            runs.give_back(ledger.database, claim)
+
+            # And another that took the run over, with the attempt of the same number
+            rival = ledger.claim(other_lease, message(), now=utc_now())
+            assert rival.attempt == claim.attempt == 1
+
+            # Then the first can neither fail it, nor give it back again, nor do it
+            assert runs.record_failure(ledger.database, claim, 3, "too late") is None
+            runs.give_back(ledger.database, claim)
+            with pytest.raises(DBAPIError):
+                ledger.perform(lease, claim, message())
+            with pytest.raises(ClaimLost):
+                ledger.perform(lease, claim, message())
+            ledger.perform(other_lease, rival, message())
+
+        run = ledger.run(message())
+        assert (run.status, run.attempt, run.error) == ("succeeded", 1, None)
+        assert ledger.effects(message()) == 1
+
+
 class TestOverlap:
     @pytest.fixture
     def running(self, ledger: Ledger) -> Iterator[None]:

@@ -110,6 +110,51 @@ class TestAWorkerThatIsKilled:
         assert (run.status, run.attempt, run.result) == ("succeeded", 2, {"rows": 10})
         assert service.ask("SELECT count(*) FROM probe_rows WHERE times = 1") == 10
 
+    @pytest.mark.parametrize("commit_is_completed", [True, False])
+    def test_in_the_middle_of_commit_has_either_done_it_or_not(
+        self, service: Service, *, commit_is_completed: bool
+    ) -> None:
+        # Given a worker that waits for the answer to COMMIT
+        worker = service.start_worker()
+        key = service.send("probe_long_commit")
+        worker.wait_for_output("about to commit", timeout_seconds=PATIENCE_SECONDS)
+        committing = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = :s"
+        eventually(lambda: service.ask(committing, s="active") == 1)
+
+        # When it is killed, and PostgreSQL goes on, or notices that nobody is there
+        worker.kill()
+        if commit_is_completed:
+            service.open_gate("commit")
+        eventually(lambda: service.ask(committing, s="active") == 0, timeout_seconds=30)
+        assert service.effects(key) == int(commit_is_completed)
+
+        # Then the next worker does it, or finds it done
+        if not commit_is_completed:
+            service.open_gate("commit")
+        worker = service.start_worker()
+        run = service.wait_for_run(key)
+        assert run.attempt == (1 if commit_is_completed else 2)
+        eventually(
+            lambda: outcomes(worker, key, "duplicate" if commit_is_completed else "succeeded")
+        )
+        assert service.effects(key) == 1
+
+    def test_between_commit_and_acknowledgement_has_done_it(self, service: Service) -> None:
+        # Given a worker that is killed just then
+        worker = service.start_worker()
+        key = service.send("probe_killed_before_its_acknowledgement")
+        assert worker.wait(timeout_seconds=PATIENCE_SECONDS) != 0
+        assert (service.run(key).status, service.effects(key)) == ("succeeded", 1)
+
+        # When its message is delivered again, then it is found done, and acknowledged
+        worker = service.start_worker()
+        worker.wait_for_output("killed before", timeout_seconds=PATIENCE_SECONDS)
+        eventually(lambda: outcomes(worker, key, "duplicate"))
+        worker.terminate()
+        assert worker.wait(timeout_seconds=PATIENCE_SECONDS) == 0
+        assert service.rabbitmq.queue_counts("default").ready == 0
+        assert (service.run(key).attempt, service.effects(key)) == (1, 1)
+
     def test_by_its_message_takes_no_more_workers_along_than_there_are_attempts(
         self, service: Service
     ) -> None:

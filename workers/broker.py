@@ -8,16 +8,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import dramatiq
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import CurrentMessage, TimeLimit
+from dramatiq.middleware import CurrentMessage
 
 from workers import dead_runs, outbox, runs
 from workers.database import Database
 from workers.job import QUEUES
+from workers.middleware.in_progress import RunsInProgress
+from workers.middleware.limits import Limits
 from workers.middleware.logs import LogContext
 from workers.middleware.presence import Presence
-from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGuard
+from workers.middleware.processes import FairPrefetch, SchemaGuard
+from workers.middleware.recycling import Recycling
 from workers.middleware.relay import OutboxRelay
 from workers.middleware.retries import Retries
+from workers.middleware.shutdown import Shutdown
 from workers.middleware.slots import Slots
 from workers.middleware.transaction import Transaction, is_wrapped
 from workers.models import BrokerName
@@ -52,15 +56,18 @@ def build_broker(
     Without pika, RabbitMQ's client library, it is the in-process one too, so that
     ``python -m workers run`` goes on; a worker process then refuses to start.
     """
+    in_progress = RunsInProgress()
     if in_process or settings.rabbitmq_url is None or not is_pika_installed():
-        return InProcessBroker(middleware=_middleware(settings, database, schedule, "in-process"))
+        middleware = _middleware(settings, database, schedule, "in-process", in_progress)
+        return InProcessBroker(middleware=middleware)
     from workers.rabbitmq import Rabbitmq  # noqa: PLC0415 - pika may be missing
 
     return Rabbitmq(
         urls=[_with_defaults(url) for url in settings.rabbitmq_url.split(";")],
         queue_type=settings.rabbitmq_queue_type,
-        middleware=_middleware(settings, database, schedule, "rabbitmq"),
+        middleware=_middleware(settings, database, schedule, "rabbitmq", in_progress),
         record_refusal=partial(dead_runs.record_refusal, database),
+        is_stopping=in_progress.is_stopping,
     )
 
 
@@ -70,7 +77,11 @@ def is_pika_installed() -> bool:
 
 
 def _middleware(
-    settings: Settings, database: Database, schedule: Iterable[Entry], broker_name: BrokerName
+    settings: Settings,
+    database: Database,
+    schedule: Iterable[Entry],
+    broker_name: BrokerName,
+    in_progress: RunsInProgress,
 ) -> list[dramatiq.Middleware]:
     """List the middleware: "before" hooks run in this order, "after" hooks in reverse."""
     presence = Presence(database)
@@ -80,16 +91,20 @@ def _middleware(
         # Before whatever asks for the current message.
         CurrentMessage(),
         Slots(schedule, on_look=presence.scheduler_looked),
-        # Outside the time limit, which must be off when a failure is being recorded.
         Retries(database),
-        TimeLimit(time_limit=settings.soft_time_limit_seconds * 1000),
         # Innermost: wraps the actor's function itself.
-        Transaction(database, settings, broker_name=broker_name),
+        Transaction(database, settings, in_progress, broker_name=broker_name),
         # The rest looks at worker processes, not at messages.
         StartChecks(),
         SchemaGuard(database),
         FairPrefetch(),
-        PatientSignals(settings.shutdown_grace_seconds),
+        Limits(database, settings, in_progress),
+        Recycling(
+            in_progress,
+            max_tasks=settings.max_tasks_per_process,
+            max_memory_mb=settings.max_memory_mb_per_process,
+        ),
+        Shutdown(database, in_progress, settings.shutdown_grace_seconds),
         presence,
         # Last, and so the first to be told that the workers have stopped, while there are still
         # connections to publish with.
@@ -179,13 +194,14 @@ def rebind(actors: Iterable[dramatiq.Actor[Any, Any]], broker: dramatiq.Broker) 
 
 
 def check_actors(broker: dramatiq.Broker) -> None:
-    """Make sure that every actor runs in a transaction, and on a queue that a worker serves.
+    """Make sure that every actor runs in a transaction, on a queue that a worker serves, in time.
 
     dramatiq logs and swallows errors of middleware, also those of wrapping an actor.
 
     Raises:
         ConfigurationError: naming the actor.
     """
+    limits = next(each for each in broker.middleware if isinstance(each, Limits))
     for actor in broker.actors.values():
         if not is_wrapped(actor.fn):
             raise ConfigurationError(f"{actor}: does not run in a transaction")
@@ -194,6 +210,7 @@ def check_actors(broker: dramatiq.Broker) -> None:
             raise ConfigurationError(
                 f"{actor}: no worker serves the queue {actor.queue_name!r}; take one of {known}"
             )
+        limits.check(actor)
 
 
 def _with_defaults(url: str) -> str:

@@ -1,6 +1,9 @@
 """Takes messages from RabbitMQ: only ours go on, and each is settled where it came from."""
 
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -33,9 +36,13 @@ class Delivered(_RabbitmqMessage):
         super().__init__(method.redelivered, method.delivery_tag, message)  # type: ignore[no-untyped-call]
         self.consumer = consumer
 
+    def give_back(self) -> None:
+        """Return it to its queue, to be delivered again at once."""
+        self.consumer.give_back(self)
+
 
 class Consumer(_RabbitmqConsumer):
-    """dramatiq's consumer of one queue, on a connection of its own, with two differences.
+    """dramatiq's consumer of one queue, on a connection of its own, with three differences.
 
     Each message is looked at (`workers.messages`) before dramatiq handles it, and what is not ours
     is dead-lettered.
@@ -44,6 +51,9 @@ class Consumer(_RabbitmqConsumer):
     breaks, dramatiq makes a new consumer and asks that one to acknowledge what was in flight, by
     delivery tags that count the messages of a channel: it would be another message that is
     acknowledged away. RabbitMQ has delivered those in flight again, anyway.
+
+    When the process stops, it takes no more messages. dramatiq's goes on fetching for as long as
+    the last runs take, and keeps from other processes what it will not begin.
     """
 
     def __init__(
@@ -54,9 +64,12 @@ class Consumer(_RabbitmqConsumer):
         timeout: int,
         *,
         record_refusal: RecordRefusal,
+        is_stopping: threading.Event,
     ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         self._record_refusal = record_refusal
+        self._is_stopping = is_stopping
+        self._is_cancelled = False
 
     def __next__(self) -> Delivered | None:
         """Return the next message that is ours, None if there is none just now, or it was not ours.
@@ -65,8 +78,13 @@ class Consumer(_RabbitmqConsumer):
             ConnectionClosed: if RabbitMQ cannot be reached any more.
         """
         try:
+            if self._is_stopping.is_set():
+                self._cancel()
             method, _, body = next(self.iterator)
             if method is None:
+                return None
+            if self._is_stopping.is_set():
+                self.channel.basic_nack(method.delivery_tag, requeue=True)
                 return None
             return self._accept(method, body)
         except (
@@ -80,12 +98,21 @@ class Consumer(_RabbitmqConsumer):
             raise ConnectionClosed(error) from None
 
     def ack(self, message: MessageProxy) -> None:
-        if self._has_delivered(message):
+        if self._has_delivered(message) and not self._has_given_back(message):
             super().ack(message)  # type: ignore[no-untyped-call]
 
     def nack(self, message: MessageProxy) -> None:
         if self._has_delivered(message):
             super().nack(message)  # type: ignore[no-untyped-call]
+
+    def give_back(self, message: Delivered) -> None:
+        """Return a message to its queue, from any thread; without a connection, it is there."""
+        if self._has_delivered(message):
+            self.known_tags.discard(message._tag)
+            with suppress(pika.exceptions.AMQPError):
+                self.connection.add_callback_threadsafe(
+                    partial(self.channel.basic_nack, message._tag, requeue=True)
+                )
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Forget messages that RabbitMQ will deliver again, now that their connection is closed.
@@ -156,6 +183,16 @@ class Consumer(_RabbitmqConsumer):
             )
         except Exception as error:  # noqa: BLE001 - the dead letter itself is what counts
             log.warning("The ledger was not told of a dead letter", reason=type(error).__name__)
+
+    def _cancel(self) -> None:
+        """Take no more messages, but keep the connection, which others are to be settled on."""
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            for consumer_tag in self.channel.consumer_tags:
+                self.channel.basic_cancel(consumer_tag)
+
+    def _has_given_back(self, message: MessageProxy) -> bool:
+        return message._tag not in self.known_tags
 
     def _has_delivered(self, message: MessageProxy) -> bool:
         if getattr(message, "consumer", None) is self:

@@ -5,6 +5,7 @@ else works inside `Database.transaction`, or inside the transactions of a `Lease
 """
 
 import logging
+import math
 import selectors
 import socket
 from collections.abc import Iterator
@@ -75,10 +76,17 @@ class Database:
             yield session
 
     @contextmanager
-    def lease(self) -> Iterator["Lease"]:
-        """Lend one connection for several transactions, with locks that outlive each of them."""
+    def lease(self, *, statement_timeout_seconds: float | None = None) -> Iterator["Lease"]:
+        """Lend one connection for several transactions, with locks that outlive each of them.
+
+        Args:
+            statement_timeout_seconds: what counts instead of the timeout of this database's other
+                connections. It costs each transaction a round trip.
+        """
+        if statement_timeout_seconds == self._statement_timeout_seconds:
+            statement_timeout_seconds = None
         with self.engine.connect() as connection:
-            lease = Lease(connection)
+            lease = Lease(connection, statement_timeout_seconds)
             try:
                 yield lease
             finally:
@@ -97,16 +105,37 @@ class Lease:
     a killed worker, a cut network or a restarted server gives them back without anybody's help.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, statement_timeout_seconds: float | None = None
+    ) -> None:
         self._connection = connection
+        self._statement_timeout_seconds = statement_timeout_seconds
         self._is_listening = False
+        # As it is now: asked for a broken connection, SQLAlchemy would make another one.
+        driver_connection: Any = connection.connection.driver_connection
+        self._driver_connection = driver_connection
+        self.backend_pid: int = driver_connection.info.backend_pid
+        """The server's process at the other end of this connection."""
         self.session = _session(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """Like `Database.transaction`, on this lease's connection, always with its one session."""
         with _transaction(self.session):
+            if self._statement_timeout_seconds is not None:
+                self.session.execute(
+                    text("SELECT set_config('statement_timeout', :milliseconds, true)"),
+                    {"milliseconds": str(math.ceil(self._statement_timeout_seconds * 1000))},
+                )
             yield self.session
+
+    def cancel_statement(self) -> None:
+        """Have the server end the statement that it executes for this connection, if any.
+
+        For other threads than the one that waits for it.
+        """
+        with suppress(psycopg2.Error):  # the connection is closed, or the server cannot be reached
+            self._driver_connection.cancel()
 
     def try_lock(self, name: str) -> bool:
         """Take the lock `name` until the lease ends, unless another connection holds it."""
@@ -127,7 +156,7 @@ class Lease:
         What was notified since the last call ends it at once. It ends too when the connection
         breaks; the next statement says so. No transaction may be open: notifications would wait.
         """
-        connection: Any = self._connection.connection.driver_connection
+        connection = self._driver_connection
         # psycopg2's own errors; SQLAlchemy translates only those of statements.
         with suppress(psycopg2.Error), selectors.DefaultSelector() as selector:
             # First what is here already: libpq may have read it along with an earlier answer.
@@ -151,6 +180,11 @@ class Lease:
             if not isinstance(error, Exception):
                 raise
             log.warning("Closed a database connection that could not release its locks: %s", error)
+
+
+def terminate_backend(session: Session, backend_pid: int) -> None:
+    """End another connection of this role, and wait a second at most until it is gone."""
+    session.execute(text("SELECT pg_terminate_backend(:pid, 1000)"), {"pid": backend_pid})
 
 
 def _session(connection: Connection) -> Session:

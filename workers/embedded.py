@@ -18,6 +18,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 THREADS = 4
 
+GIVE_BACK_SECONDS = 4
+"""How long it takes at most, after the grace period, to give back what did not end in it."""
+
 
 class Scheduler(threading.Thread):
     """Does what periodiq does, in a thread: asks each job's ticker, sends, sleeps till the next."""
@@ -50,7 +53,7 @@ class Workers:
     Args:
         broker: where messages come from; of the in-process kind, it accepts messages from now on.
         grace_seconds: how long `stop` waits for the runs in progress. What is not done by then is
-            rolled back when the process ends.
+            interrupted, rolled back and given back (`workers.middleware.shutdown`).
     """
 
     def __init__(self, broker: dramatiq.Broker, *, grace_seconds: float) -> None:
@@ -66,7 +69,7 @@ class Workers:
         self._worker.start()
 
     def stop(self) -> None:
-        self._worker.stop(timeout=round(self._grace_seconds * 1000))
+        self._worker.stop(timeout=round((self._grace_seconds + GIVE_BACK_SECONDS) * 1000))
         self._broker.close()
 
 

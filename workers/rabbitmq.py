@@ -1,5 +1,6 @@
 """RabbitMQ as this service uses it: dramatiq's broker, with durable and confirmed everything."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -56,9 +57,11 @@ class Rabbitmq(RabbitmqBroker):
         queue_type: str,
         middleware: list[dramatiq.Middleware],
         record_refusal: RecordRefusal = lambda *_: None,
+        is_stopping: threading.Event | None = None,
     ) -> None:
         self.is_quorum = queue_type == "quorum"
         self._record_refusal = record_refusal
+        self._is_stopping = is_stopping or threading.Event()
         super().__init__(
             url=urls,
             confirm_delivery=True,
@@ -68,7 +71,7 @@ class Rabbitmq(RabbitmqBroker):
 
     @property
     def consumer_class(self) -> Callable[..., Consumer]:
-        return partial(Consumer, record_refusal=self._record_refusal)
+        return partial(Consumer, record_refusal=self._record_refusal, is_stopping=self._is_stopping)
 
     def enqueue(
         self, message: dramatiq.Message[Any], *, delay: int | None = None

@@ -34,7 +34,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from workers.batches import Counts
-from workers.database import Database, Lease
+from workers.database import Database, Lease, terminate_backend
 from workers.models import BrokerName, JobRun, OutboxMessage
 from workers.periodic import utc_now
 from workers.presence import process_name
@@ -267,6 +267,30 @@ def record_failure(database: Database, claim: Claim, max_retries: int, error: st
         return run.status
 
 
+def give_back(database: Database, claim: Claim, *, backend_pid: int | None = None) -> None:
+    """Undo the start of an attempt that did not fail, but was not let finish.
+
+    Args:
+        database: where the ledger is.
+        claim: the attempt.
+        backend_pid: the server's process for the connection that carries the effects, if the run
+            may still be using it: it is ended first, so that nothing can be committed there.
+    """
+    with database.transaction() as session:
+        if backend_pid is not None:
+            terminate_backend(session, backend_pid)
+        session.execute(
+            update(JobRun)
+            .where(_is_ours(claim))
+            .values(
+                status="retrying",
+                attempt=JobRun.attempt - 1,
+                finished_at=utc_now(),
+                error="its worker was stopped; the attempt does not count",
+            )
+        )
+
+
 def record_dead(database: Database, claim: Claim, reason: str) -> None:
     """Write that a run which was to be retried is a dead letter instead."""
     with database.transaction() as session:
@@ -286,7 +310,11 @@ def record_dead(database: Database, claim: Claim, reason: str) -> None:
 
 def _is_ours(claim: Claim) -> ColumnElement[bool]:
     return and_(
-        JobRun.id == claim.run_id, JobRun.attempt == claim.attempt, JobRun.status == "running"
+        JobRun.id == claim.run_id,
+        JobRun.status == "running",
+        JobRun.attempt == claim.attempt,
+        # The number of an attempt that was given back is used again.
+        JobRun.started_at == claim.started_at,
     )
 
 

@@ -98,6 +98,15 @@ class Settings(BaseSettings):
     soft_time_limit_seconds: PositiveInt = 1500
     """A run that takes longer is interrupted, rolled back and counted as failed."""
 
+    hard_time_limit_seconds: PositiveInt = 1800
+    """A run that takes longer all the same is ended with its process."""
+
+    max_tasks_per_process: PositiveInt = 1000
+    """After how many runs a worker process is renewed."""
+
+    max_memory_mb_per_process: PositiveInt | None = None
+    """At what size, in MiB, a worker process is renewed; unset: at none."""
+
     shutdown_grace_seconds: PositiveInt = 25
     """How long a stop signal waits for the runs in progress."""
 
@@ -111,8 +120,6 @@ class Settings(BaseSettings):
 
     # Reserved: part of the configuration's contract and so checked from the first version on,
     # for the parts that are still to come.
-    hard_time_limit_seconds: PositiveInt = 1800
-    max_tasks_per_process: PositiveInt = 1000
     standby_after_seconds: PositiveInt = 15
     ops_token: SecretStr | None = None
     port: Port = 8000

@@ -17,6 +17,7 @@ SETTINGS = frozenset(
         "HARD_TIME_LIMIT_SECONDS",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "MAX_MEMORY_MB_PER_PROCESS",
         "MAX_TASKS_PER_PROCESS",
         "METRICS_PORT",
         "OPS_TOKEN",

@@ -18,7 +18,13 @@ from sqlalchemy.exc import DataError
 from workers import runs
 from workers.database import Database
 from workers.job import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY_SECONDS
-from workers.middleware.transaction import DeadLettered, Postponed, claim_in_progress
+from workers.middleware.shutdown import Returnable
+from workers.middleware.transaction import (
+    DeadLettered,
+    GivenBack,
+    Postponed,
+    claim_in_progress,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -56,6 +62,8 @@ class Retries(dramatiq.Middleware):
         if isinstance(exception, Postponed):
             delay_seconds = (exception.delay or 0) / 1000
             self._send_again(broker, message, "postponed", str(exception), delay_seconds)
+        elif isinstance(exception, GivenBack):
+            self._give_back(message, claim, str(exception))
         elif isinstance(exception, DeadLettered):
             self._dead_letter(message, str(exception))
         elif claim is not None:
@@ -93,6 +101,17 @@ class Retries(dramatiq.Middleware):
                 runs.record_dead(self.database, claim, "Its retry could not be published.")
         else:
             self._send_again(broker, message, "postponed", reason, _delay_seconds(broker, message))
+
+    def _give_back(self, message: MessageProxy, claim: runs.Claim | None, reason: str) -> None:
+        if claim is not None:
+            try:
+                runs.give_back(self.database, claim)
+            except Exception:
+                log.warning("The attempt could not be given back, so it counts", exc_info=True)
+        # One that cannot be returned is in the memory of this process only; the ledger knows it.
+        if isinstance(message, Returnable):
+            message.give_back()
+        log.info("run", outcome="given back", reason=reason)
 
     def _send_again(
         self,

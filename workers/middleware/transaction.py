@@ -15,12 +15,14 @@ from typing import Any
 
 import dramatiq
 import structlog
-from dramatiq.middleware import CurrentMessage
+from dramatiq.middleware import CurrentMessage, Shutdown
 
 from workers import runs
 from workers.batches import Batches, Counts
 from workers.database import Database, Lease
 from workers.job import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY_SECONDS, Run
+from workers.middleware.in_progress import RunInProgress, RunsInProgress
+from workers.middleware.limits import limits_of
 from workers.models import BrokerName
 from workers.periodic import Ticker, utc_now
 from workers.runs import Claim, Delivery, Verdict
@@ -31,11 +33,15 @@ log = structlog.stdlib.get_logger(__name__)
 claim_in_progress: ContextVar[Claim | None] = ContextVar("claim_in_progress", default=None)
 """The claim of the run in this thread, for whoever settles its failure."""
 
-# dramatiq logs no stack trace for a Retry, and nothing went wrong in these two.
+# dramatiq logs no stack trace for a Retry, and nothing went wrong in these three.
 
 
 class Postponed(dramatiq.Retry):
     """The message is to be delivered again soon; no attempt was used."""
+
+
+class GivenBack(dramatiq.Retry):
+    """This process stops: another is to have the message; no attempt was used."""
 
 
 class DeadLettered(dramatiq.Retry):
@@ -45,9 +51,17 @@ class DeadLettered(dramatiq.Retry):
 class Transaction(dramatiq.Middleware):
     """Wraps every actor's function, which is then called with a `Run` before its own arguments."""
 
-    def __init__(self, database: Database, settings: Settings, *, broker_name: BrokerName) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        in_progress: RunsInProgress,
+        *,
+        broker_name: BrokerName,
+    ) -> None:
         self.database = database
         self.settings = settings
+        self.in_progress = in_progress
         self.broker_name = broker_name
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
@@ -76,13 +90,18 @@ class Transaction(dramatiq.Middleware):
         ticker: Ticker | None = actor.options.get("periodic")
         delivery = self._read(actor, message, ticker)
         current_slot = ticker.spec.slot_at(now) if ticker and delivery.slot else None
-        with self.database.lease() as lease:
+        limits = limits_of(actor, self.settings)
+        self._give_back_if_stopping()
+        with self.database.lease(statement_timeout_seconds=limits.soft_seconds) as lease:
             claim = runs.claim(lease, delivery, now=now, current_slot=current_slot)
             structlog.contextvars.bind_contextvars(attempt=claim.attempt)
             if claim.verdict is Verdict.RUN:
                 claim_in_progress.set(claim)
+                self._give_back_if_stopping()
                 run = Run(lease.session, claim.started_at or now, self.settings, delivery.run_key)
-                counts = _run(lease, claim, lambda: job(run))
+                counts = self._execute(
+                    RunInProgress(delivery, claim, lease, limits), lambda: job(run)
+                )
                 claim_in_progress.set(None)
         if claim.verdict is Verdict.RUN:
             duration_seconds = round(time.monotonic() - started, 6)
@@ -93,6 +112,18 @@ class Transaction(dramatiq.Middleware):
             raise DeadLettered(claim.reason)
         else:
             log.info("run", outcome=claim.verdict, reason=claim.reason)
+
+    def _execute(self, run: RunInProgress, job: Callable[[], Any]) -> Counts:
+        try:
+            return self.in_progress.execute(
+                run, lambda: _run(run.lease, run.claim, job, self._give_back_if_stopping)
+            )
+        except Shutdown as interruption:
+            raise GivenBack("it did not end in the grace period") from interruption
+
+    def _give_back_if_stopping(self) -> None:
+        if self.in_progress.is_stopping.is_set():
+            raise GivenBack("this worker is stopping")
 
     def _read(
         self,
@@ -122,7 +153,9 @@ def is_wrapped(function: Callable[..., Any]) -> bool:
     return hasattr(function, "is_transactional")
 
 
-def _run(lease: Lease, claim: Claim, job: Callable[[], Any]) -> Counts:
+def _run(
+    lease: Lease, claim: Claim, job: Callable[[], Any], after_each_batch: Callable[[], None]
+) -> Counts:
     counts = dict(claim.counts or {})
     is_finished = False
     with closing(_batches(job)) as batches:
@@ -139,6 +172,8 @@ def _run(lease: Lease, claim: Claim, job: Callable[[], Any]) -> Counts:
                     runs.record_success(session, claim, counts)
                 else:
                     runs.record_progress(session, claim, counts)
+            if not is_finished:
+                after_each_batch()
     return counts
 
 
