@@ -94,7 +94,13 @@ class Service(Ledger):
     """Workers and schedulers as child processes, and the broker between them."""
 
     def __init__(
-        self, database: Database, database_url: str, rabbitmq: RabbitMQ, processes: Processes
+        self,
+        database: Database,
+        database_url: str,
+        rabbitmq: RabbitMQ,
+        processes: Processes,
+        *,
+        queue_type: str = "classic",
     ) -> None:
         super().__init__(database)
         self.rabbitmq = rabbitmq
@@ -102,11 +108,12 @@ class Service(Ledger):
         self.env = {
             "DATABASE_URL": database_url,
             "RABBITMQ_URL": rabbitmq.url,
+            "RABBITMQ_QUEUE_TYPE": queue_type,
             # How soon a consumer looks whether RabbitMQ is back; 3 s unless told.
             "dramatiq_restart_delay": "200",
         }
         self._publisher = Rabbitmq(
-            urls=[rabbitmq.url], queue_type="classic", middleware=list[dramatiq.Middleware]()
+            urls=[rabbitmq.url], queue_type=queue_type, middleware=list[dramatiq.Middleware]()
         )
 
     def start_worker(
