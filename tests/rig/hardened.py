@@ -48,19 +48,19 @@ class HardenedRabbitMQ(PrivateRabbitMQ):
 
     def create_users(self, *arguments: str) -> str:
         """Run ``create-users`` once more, and return what it printed."""
-        printed = subprocess.run(
+        done = subprocess.run(
             [
-                *(sys.executable, INFRA / "create-users", "--urls", self._urls_path),
-                *("--host", f"localhost:{self._tls_port}", "--ca", self.ca_path),
-                *(*arguments, self.definitions_path),
+                *(sys.executable, str(INFRA / "create-users"), "--urls", str(self._urls_path)),
+                *("--host", f"localhost:{self._tls_port}", "--ca", str(self.ca_path)),
+                *(*arguments, str(self.definitions_path)),
             ],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-        ).stdout
+        )
         self.urls = self._read_urls()
         self.url = self.urls["worker"]
-        return printed
+        return done.stdout
 
     def _write_configuration(self) -> None:
         tls = self._folder / "tls"
