@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import dramatiq
@@ -19,6 +19,7 @@ from workers.broker import InProcessBroker, build_broker
 from workers.database import Database
 from workers.job import Job
 from workers.models import JobRun
+from workers.periodic import utc_now
 from workers.rabbitmq import Rabbitmq
 from workers.settings import Settings
 
@@ -147,14 +148,16 @@ class Service(Ledger):
         *,
         queue: str = "default",
         slot: datetime | None = None,
+        due_at: datetime | None = None,
         **arguments: Any,
     ) -> str:
         """Put a message on a queue, for a slot or on demand, and return its id."""
-        options = {} if slot is None else {"scheduled_at": slot.isoformat()}
+        options: dict[str, Any] = {} if slot is None else {"scheduled_at": slot.isoformat()}
         message: dramatiq.Message[Any] = dramatiq.Message(
             queue_name=queue, actor_name=job, args=(), kwargs=arguments, options=options
         )
-        self._publisher.enqueue(message)
+        delay = None if due_at is None else (due_at - utc_now()) // timedelta(milliseconds=1)
+        self._publisher.enqueue(message, delay=delay)
         return message.message_id
 
     def open_gate(self, gate: str) -> None:
