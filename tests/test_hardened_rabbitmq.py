@@ -4,7 +4,9 @@ One node serves all these tests. It has exactly the files of that folder; see `t
 """
 
 import json
+import socket
 import ssl
+import struct
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -216,6 +218,16 @@ class TestStrangers:
         with pytest.raises(AMQPConnectionError):
             pika.BlockingConnection(pika.URLParameters(url))
 
+    def test_are_offered_no_way_in_but_name_and_password(self, node: HardenedRabbitMQ) -> None:
+        # Given what RabbitMQ says first: among other things, which ways there are
+        with socket.create_connection(("127.0.0.1", node.plain_port), timeout=10) as stranger:
+            stranger.sendall(b"AMQP\x00\x00\x09\x01")
+            type_, _, size = struct.unpack(">BHI", stranger.recv(7, socket.MSG_WAITALL))
+            start = stranger.recv(size, socket.MSG_WAITALL)
+        assert type_ == 1
+        # … as the last but one of its fields; the last is the language.
+        assert start.endswith(pack("PLAIN") + pack("en_US"))
+
     def test_nobody_is_called_guest(self, node: HardenedRabbitMQ) -> None:
         users = json.loads(node.ctl("list_users", "--formatter", "json", "--quiet"))
         assert sorted(user["user"] for user in users) == sorted(USERS)
@@ -318,6 +330,11 @@ def as_user(node: HardenedRabbitMQ, user: str) -> Iterator[BlockingChannel]:
     finally:
         if connection.is_open:
             connection.close()
+
+
+def pack(text: str) -> bytes:
+    """Write a long string as AMQP does."""
+    return struct.pack(">I", len(text)) + text.encode()
 
 
 def publish(channel: BlockingChannel, exchange: str, routing_key: str) -> None:
