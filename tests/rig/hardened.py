@@ -28,10 +28,11 @@ class HardenedRabbitMQ(PrivateRabbitMQ):
         self.url = self.urls["worker"]
 
     @property
-    def pid(self) -> int:
-        """The process of the node."""
+    def pids(self) -> list[int]:
+        """The processes that listen: the node, and its name server."""
         assert self._node is not None
-        return self._node.pid
+        assert self._epmd is not None
+        return [self._node.pid, self._epmd.pid]
 
     @property
     def plain_port(self) -> int:
@@ -61,6 +62,11 @@ class HardenedRabbitMQ(PrivateRabbitMQ):
         self.urls = self._read_urls()
         self.url = self.urls["worker"]
         return done.stdout
+
+    def _epmd_command(self) -> tuple[str, ...]:
+        # As a node starts it, where nobody has.
+        script = '. "$RABBITMQ_CONF_ENV_FILE"; exec epmd -port "$ERL_EPMD_PORT"'
+        return ("sh", "-c", script)
 
     def _write_configuration(self) -> None:
         tls = self._folder / "tls"
