@@ -42,6 +42,10 @@ class TestTheBudget:
             "x: dramatiq workers --queues customer_service default low --processes 1 --threads 8"
         )
 
+    def test_of_two_threads_each_fits_where_twenty_are_allowed(self) -> None:
+        small = (REPOSITORY / "Procfile").read_text().replace("--threads 4", "--threads 2")
+        assert max(budget(small, {"standby": 0}).total) <= 20
+
     def test_counts_nothing_for_other_programs_comments_and_what_is_not_started(self) -> None:
         assert need("# a remark", "", "web: gunicorn shop") == Need(0, 0)
         assert need(WORKER, worker=0) == Need(0, 0)
