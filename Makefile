@@ -13,7 +13,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 # "check" lists its steps in the order in which they are worth reading.
 .NOTPARALLEL:
-.PHONY: help run test check lint format chaos bench lock stop clean
+.PHONY: help run test check lint format chaos bench compose lock stop clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +48,13 @@ chaos: $(DEV_STAMP) ## Torment a live service for ten minutes, then audit it (AR
 bench: $(BENCH_STAMP) ## Measure the jobs on much data (ARGS="--scale 0.1 --only coupons" for less)
 	@$(BIN)/python -m bench $(ARGS)
 
+compose: ## Start it all in containers, RabbitMQ, Prometheus and Grafana included (needs Docker)
+	@scripts/compose-secrets
+	@docker compose --env-file .compose/secrets.env --env-file .compose/rabbitmq.env up --build --detach --wait
+
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@$(LOCK) --upgrade --extra embedded --group build --output-file requirements/run.txt
+	@$(LOCK) --constraint requirements/run.txt --output-file requirements.txt
 	@$(LOCK) --upgrade --extra embedded --group build --group dev \
 	    --constraint requirements/run.txt --output-file requirements/dev.txt
 	@$(LOCK) --upgrade --extra embedded --group build --group bench \

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import dramatiq
@@ -18,6 +18,7 @@ from workers.broker import InProcessBroker, build_broker
 from workers.database import Database
 from workers.job import Job
 from workers.models import JobRun
+from workers.periodic import utc_now
 from workers.rabbitmq import Rabbitmq
 from workers.settings import Settings
 
@@ -104,7 +105,13 @@ class Service(Ledger):
     """Workers and schedulers as child processes, and the broker between them."""
 
     def __init__(
-        self, database: Database, database_url: str, rabbitmq: RabbitMQ, processes: Processes
+        self,
+        database: Database,
+        database_url: str,
+        rabbitmq: RabbitMQ,
+        processes: Processes,
+        *,
+        queue_type: str = "classic",
     ) -> None:
         super().__init__(database)
         self.rabbitmq = rabbitmq
@@ -112,11 +119,12 @@ class Service(Ledger):
         self.env = {
             "DATABASE_URL": database_url,
             "RABBITMQ_URL": rabbitmq.url,
+            "RABBITMQ_QUEUE_TYPE": queue_type,
             # How soon a consumer looks whether RabbitMQ is back; 3 s unless told.
             "dramatiq_restart_delay": "200",
         }
         self._publisher = Rabbitmq(
-            urls=[rabbitmq.url], queue_type="classic", middleware=list[dramatiq.Middleware]()
+            urls=[rabbitmq.url], queue_type=queue_type, middleware=list[dramatiq.Middleware]()
         )
 
     def start_worker(
@@ -161,14 +169,16 @@ class Service(Ledger):
         *,
         queue: str = "default",
         slot: datetime | None = None,
+        due_at: datetime | None = None,
         **arguments: Any,
     ) -> str:
         """Put a message on a queue, for a slot or on demand, and return its id."""
-        options = {} if slot is None else {"scheduled_at": slot.isoformat()}
+        options: dict[str, Any] = {} if slot is None else {"scheduled_at": slot.isoformat()}
         message: dramatiq.Message[Any] = dramatiq.Message(
             queue_name=queue, actor_name=job, args=(), kwargs=arguments, options=options
         )
-        self._publisher.enqueue(message)
+        delay = None if due_at is None else (due_at - utc_now()) // timedelta(milliseconds=1)
+        self._publisher.enqueue(message, delay=delay)
         return message.message_id
 
     def send_again(self, job: str, message_id: str, *, queue: str = "default") -> None:

@@ -1,17 +1,36 @@
 """What ``python -m workers check`` looks at: everything that the service needs to run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import dramatiq
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from workers import schema
+from workers import connections, schema
 from workers.broker import InProcessBroker
 from workers.database import Database
 from workers.job import QUEUES
 from workers.periodic import Entry
 from workers.settings import Settings
+
+PROCFILE = Path("Procfile")
+"""What runs, in the folder that the command is called in."""
+
+ALLOWED = text(
+    """
+    SELECT least(
+        current_setting('max_connections')::int
+            - current_setting('superuser_reserved_connections')::int
+            -- Since PostgreSQL 16.
+            - coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::int,
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+    )
+    """
+)
+"""How many connections the server, the role and the database leave us, whichever is the least."""
 
 
 class Finding(NamedTuple):
@@ -35,12 +54,22 @@ def run_checks(
     database: Database,
     broker: dramatiq.Broker,
     schedule: tuple[Entry, ...],
+    scale: Mapping[str, int],
 ) -> Iterator[Finding]:
-    """Look at one thing after the other. Nothing is created or changed."""
+    """Look at one thing after the other. Nothing is created or changed.
+
+    Args:
+        settings: the configuration.
+        database: where runs take place.
+        broker: where messages come from.
+        schedule: when which job is due.
+        scale: how many there are of the Procfile's processes; of each one, unless named.
+    """
     # A wrong setting, or schedule, would have stopped the process before it came here.
     yield _ok("configuration", "every variable can be used")
     yield from _database_findings(settings, database)
     yield from _broker_findings(settings, broker)
+    yield from _connection_findings(database, broker, scale)
     yield _ok("schedule", f"{len(schedule)} jobs, each with an actor")
 
 
@@ -81,6 +110,34 @@ def _broker_findings(settings: Settings, broker: dramatiq.Broker) -> Iterator[Fi
         yield _failed("queues", problem)
     if not problems:
         yield _ok("queues", f"{', '.join(QUEUES)}: as declared, or yet to be")
+
+
+def _connection_findings(
+    database: Database, broker: dramatiq.Broker, scale: Mapping[str, int]
+) -> Iterator[Finding]:
+    if not PROCFILE.exists():
+        yield _ok("connections", "not counted: there is no Procfile in this folder")
+        return
+    try:
+        budget = connections.budget(PROCFILE.read_text(), scale)
+    except ValueError as error:
+        yield _failed("connections", str(error))
+        return
+    if not isinstance(broker, InProcessBroker):
+        # How many it allows, RabbitMQ tells nobody who may not administrate it.
+        yield _ok("connections", f"RabbitMQ: {budget.describe('rabbitmq')}")
+    needed = f"PostgreSQL: {budget.describe('postgresql')}"
+    try:
+        with database.transaction() as session:
+            allowed = session.scalars(ALLOWED).one()
+    except SQLAlchemyError:
+        yield _ok("connections", f"{needed}; what it allows cannot be asked")
+        return
+    if budget.total.postgresql > allowed:
+        advice = "start fewer processes, or with fewer threads, or let it allow more"
+        yield _failed("connections", f"{needed}, but it allows {allowed}: {advice}")
+    else:
+        yield _ok("connections", f"{needed}, of {allowed} that it allows")
 
 
 def first_line(error: Exception) -> str:

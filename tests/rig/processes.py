@@ -115,6 +115,11 @@ class Processes:
         (folder / "output").mkdir()
         (folder / "work").mkdir()
 
+    @property
+    def folder(self) -> Path:
+        """Where the commands run."""
+        return self._folder / "work"
+
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a command of our virtual environment (``dramatiq``, ``python`` …).
 
@@ -124,7 +129,7 @@ class Processes:
         process = Process(
             list(arguments),
             env=env or {},
-            folder=self._folder / "work",
+            folder=self.folder,
             output_path=self._folder / "output" / f"{number}-{Path(arguments[0]).name}.log",
         )
         self._started.append(process)
@@ -143,7 +148,7 @@ class Processes:
         """
         return subprocess.run(
             _command(list(arguments)),
-            cwd=self._folder / "work",
+            cwd=self.folder,
             env=process_environment(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -143,7 +143,7 @@ class PrivateRabbitMQ(RabbitMQ):
         if self._node is not None:
             return
         if self._epmd is None:
-            self._epmd = self._popen("epmd", "-port", str(self._epmd_port))
+            self._epmd = self._popen(*self._epmd_command())
         self._node = self._popen(str(find_server()))
 
     def start(self) -> None:
@@ -175,6 +175,9 @@ class PrivateRabbitMQ(RabbitMQ):
             self._epmd.kill()
             self._epmd.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _epmd_command(self) -> tuple[str, ...]:
+        return ("epmd", "-port", str(self._epmd_port))
 
     def _write_configuration(self) -> None:
         (self._folder / "enabled_plugins").write_text("[].\n")
@@ -258,11 +261,20 @@ def find_server() -> Path:
     Raises:
         AssertionError: if there is none.
     """
-    found = subprocess.run(
+    found = _find_server()
+    assert found.returncode == 0, "RabbitMQ is not installed: run 'make test', or set RABBITMQ_URL"
+    return Path(found.stdout.strip())
+
+
+def is_server_installed() -> bool:
+    """Tell whether a private node can be started."""
+    return _find_server().returncode == 0
+
+
+def _find_server() -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [REPOSITORY / "scripts" / "find-rabbitmq-server"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 0, "RabbitMQ is not installed: run 'make test', or set RABBITMQ_URL"
-    return Path(found.stdout.strip())

@@ -108,12 +108,36 @@ def migrate() -> None:
     click.echo(f"Applied {', '.join(applied)}." if applied else f"Up to date at {revision}.")
 
 
+class Scale(click.ParamType[tuple[str, int]]):
+    """How many there are of a process: ``worker=2``."""
+
+    name = "PROCESS=COUNT"
+
+    def convert(
+        self,
+        value: str | tuple[str, int],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, _, count = value.partition("=")
+        if not (name and count.isdecimal()):
+            self.fail(f"{value!r} is not like worker=2", param, ctx)
+        return name, int(count)
+
+
 @cli.command()
+@click.option("--scale", type=Scale(), multiple=True, help="How many there are; else one of each.")
 @click.pass_context
-def check(ctx: click.Context) -> None:
-    """Check configuration, database, schema, broker, queues and schedule: a line each."""
+def check(ctx: click.Context, *, scale: tuple[tuple[str, int], ...]) -> None:
+    """Check configuration, database, schema, broker, queues, connections, schedule: a line each.
+
+    Connections are counted from the Procfile in this folder.
+    """
     is_all_well = True
-    for finding in checks.run_checks(app.settings, app.database, app.broker, app.schedule):
+    findings = checks.run_checks(app.settings, app.database, app.broker, app.schedule, dict(scale))
+    for finding in findings:
         is_all_well = is_all_well and finding.is_ok
         mark = click.style("ok  ", "green") if finding.is_ok else click.style("FAIL", "red")
         click.echo(f"{mark}  {finding.subject:<14}{finding.text}")
