@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dramatiq
 import structlog
 
-from workers import runs
+from workers import leftovers
 from workers.broker import InProcessBroker, build_broker, rebind
 from workers.database import Database
 from workers.periodic import Entry, Ticker, utc_now
@@ -49,13 +48,10 @@ class Workers:
 
     Args:
         broker: where messages come from; of the in-process kind, it accepts messages from now on.
-        grace_seconds: how long `stop` waits for the runs in progress. What is not done by then is
-            rolled back when the process ends.
     """
 
-    def __init__(self, broker: dramatiq.Broker, *, grace_seconds: float) -> None:
+    def __init__(self, broker: dramatiq.Broker) -> None:
         self._broker = broker
-        self._grace_seconds = grace_seconds
         if isinstance(broker, InProcessBroker):
             broker.is_embedded = True
         self._worker = dramatiq.Worker(broker, worker_threads=THREADS, worker_timeout=200)
@@ -65,38 +61,13 @@ class Workers:
         self._broker.emit_after("process_boot")
         self._worker.start()
 
-    def stop(self) -> None:
-        self._worker.stop(timeout=round(self._grace_seconds * 1000))
+    def stop(self, *, grace_seconds: float) -> None:
+        """Begin no more runs, and wait for those in progress.
+
+        What is not done after `grace_seconds` is rolled back when the process ends.
+        """
+        self._worker.stop(timeout=round(grace_seconds * 1000))
         self._broker.close()
-
-
-def resume(broker: dramatiq.Broker, database: Database) -> int:
-    """Send again what an earlier in-process broker took with it into its grave.
-
-    Its messages were in memory only, but each run that had begun is in the ledger. Runs that
-    another process has in hand are not disturbed: the claim sees to that.
-
-    Returns:
-        the number of runs.
-    """
-    count = 0
-    for run in runs.unfinished_in_process(database):
-        if run.job in broker.actors:
-            options: dict[str, Any] = {}
-            if run.slot is not None:
-                options["scheduled_at"] = run.slot.isoformat()
-            broker.enqueue(
-                dramatiq.Message(
-                    queue_name=broker.actors[run.job].queue_name,
-                    actor_name=run.job,
-                    args=(),
-                    kwargs={},
-                    options=options,
-                    message_id=run.message_id,
-                )
-            )
-            count += 1
-    return count
 
 
 def choose_broker(
@@ -128,16 +99,18 @@ def serving(
     broker: dramatiq.Broker, database: Database, *, grace_seconds: float, with_schedule: bool
 ) -> Iterator[None]:
     """Serve all queues, and the schedule too if wanted, while the block lasts."""
-    workers = Workers(broker, grace_seconds=grace_seconds)
+    workers = Workers(broker)
     workers.start()
     scheduler = Scheduler(broker) if with_schedule else None
     try:
         if scheduler is not None:
-            if isinstance(broker, InProcessBroker) and (count := resume(broker, database)):
+            if isinstance(broker, InProcessBroker) and (
+                count := leftovers.resume(broker, database)
+            ):
                 log.info("Sent runs again that an earlier process left unfinished", count=count)
             scheduler.start()
         yield
     finally:
         if scheduler is not None:
             scheduler.stop()
-        workers.stop()
+        workers.stop(grace_seconds=grace_seconds)

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     run_retention_days: PositiveInt = 14
     """How long the ledger keeps runs that ended well."""
 
+    standby_after_seconds: PositiveInt = 15
+    """For so long RabbitMQ must be away before a standby takes over."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -113,7 +116,6 @@ class Settings(BaseSettings):
     # for the parts that are still to come.
     hard_time_limit_seconds: PositiveInt = 1800
     max_tasks_per_process: PositiveInt = 1000
-    standby_after_seconds: PositiveInt = 15
     ops_token: SecretStr | None = None
     port: Port = 8000
     metrics_port: Port | None = None
