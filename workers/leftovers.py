@@ -28,7 +28,6 @@ def resume(broker: dramatiq.Broker, database: Database) -> int:
     with database.transaction() as session:
         found = [run for run in runs.unfinished_in_process(session) if run.job in broker.actors]
     for run in found:
-        # One with an `eta` is put on the delay queue by whoever takes it off its own.
         broker.enqueue(_message_of(run, broker.actors[run.job]))
     return len(found)
 
