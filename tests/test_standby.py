@@ -10,6 +10,7 @@ import dramatiq
 import pytest
 
 from tests.probes import PATIENCE_SECONDS, Service, log_lines
+from tests.rig.postgres import query
 from tests.rig.processes import Process, Processes
 from tests.rig.proxy import Proxy, proxy_to_postgres, proxy_to_rabbitmq
 from tests.rig.rabbitmq import RabbitMQ
@@ -32,6 +33,7 @@ OFTEN_SECONDS = 3
 MIDNIGHT = daily("00:00")
 TAKES_OVER = "takes over the schedule"
 HANDS_OVER = "hands the schedule over"
+STATES = "SELECT state FROM service_processes WHERE kind = 'standby'"
 
 
 class Town:
@@ -118,6 +120,11 @@ def test_the_schedule_goes_on_while_rabbitmq_is_away_and_no_slot_is_done_twice(t
     for standby in standbys:
         standby.wait_for_output(TAKES_OVER, timeout_seconds=PATIENCE_SECONDS)
     town.wait_for_often("in-process", 2)
+    eventually(
+        lambda: {row.state for row in query(town.env["DATABASE_URL"], STATES)} == {"active"},
+        timeout_seconds=PATIENCE_SECONDS,
+        message="Operators do not see it",
+    )
 
     # And the long run is left to the worker that has it in hand
     eventually(

@@ -9,6 +9,7 @@ from workers import app, logs, schema
 from workers.broker import InProcessBroker, is_pika_installed
 from workers.checks import first_line
 from workers.cli.signals import stop_signal
+from workers.presence import Heartbeat
 from workers.settings import ConfigurationError
 
 
@@ -30,7 +31,13 @@ def standby(*, modules: tuple[str, ...]) -> None:
     from workers.standby import Standby  # noqa: PLC0415
 
     assert isinstance(app.broker, Rabbitmq)  # noqa: S101 - there are two kinds
-    Standby(app.broker, app.database, app.settings, app.schedule).watch_until(stop)
+    watcher = Standby(app.broker, app.database, app.settings, app.schedule)
+    heartbeat = Heartbeat(app.database, "standby", state=lambda: watcher.state)
+    heartbeat.start()
+    try:
+        watcher.watch_until(stop)
+    finally:
+        heartbeat.stop()
     app.database.close()
 
 
