@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from chaos.account import TICK_SECONDS, Orders, slots_handed_over
-from chaos.audit import audit
-from chaos.faults import FAULTS, QUEUES, Scene
+from chaos.account import TICK_SECONDS, Orders, Transactions, slots_between, slots_handed_over
+from chaos.audit import Account, audit
+from chaos.faults import FAULTS, QUEUES, STANDBY_AFTER_SECONDS, Fault, Scene
 from chaos.fleet import Fleet
 from tests.rig.environment import forget_settings
 from tests.rig.postgres import Postgres, open_postgres, query
@@ -23,6 +23,7 @@ from tests.rig.rabbitmq import PrivateRabbitMQ
 from tests.rig.waiting import eventually
 
 PEOPLE = 5000
+EVENTS_QUEUE = "chaos-events"
 SETTLE_SECONDS = 180
 
 
@@ -30,7 +31,13 @@ SETTLE_SECONDS = 180
 @click.option("--faults", default=110, show_default=True, help="How many.")
 @click.option("--seconds", default=540.0, show_default=True, help="Spread over how long.")
 @click.option("--seed", type=int, help="Repeat the choices of an earlier run.")
-def main(faults: int, seconds: float, seed: int | None) -> None:
+@click.option(
+    "--first",
+    type=click.Choice([fault.__name__ for fault in FAULTS]),
+    multiple=True,
+    help="Begin with this one; the others are drawn.",
+)
+def main(faults: int, seconds: float, seed: int | None, first: tuple[str, ...]) -> None:
     """Torment a live service, then look whether it kept its promises."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     click.echo(f"Seed {seed}: {faults} faults in {seconds:.0f} s")
@@ -40,7 +47,7 @@ def main(faults: int, seconds: float, seed: int | None) -> None:
         fleet = Fleet(Path(folder), {**_service_settings(url, rabbitmq.url)})
         scene = Scene(fleet, rabbitmq, postgres, url, random.Random(seed), threading.Event())
         try:
-            is_well = _run(scene, faults, seconds)
+            is_well = _run(scene, _draw(scene.random, faults, first), seconds)
         finally:
             fleet.stop()
     sys.exit(0 if is_well else 1)
@@ -68,6 +75,7 @@ def _service_settings(database_url: str, rabbitmq_url: str) -> dict[str, str]:
         "CHAT_WARNING_SECONDS": "10",
         "CHAT_TIMEOUT_SECONDS": "20",
         "SHUTDOWN_GRACE_SECONDS": "10",
+        "STANDBY_AFTER_SECONDS": str(STANDBY_AFTER_SECONDS),
     }
 
 
@@ -90,12 +98,18 @@ def _prepare(postgres: Postgres, rabbitmq: PrivateRabbitMQ) -> str:
     return url
 
 
-def _run(scene: Scene, faults: int, seconds: float) -> bool:
+def _run(scene: Scene, faults: list[Fault], seconds: float) -> bool:
     began_at = query(scene.database_url, "SELECT now()")[0][0]
+    from tests.relays import Subscriber  # noqa: PLC0415 - the settings must be there first
+
+    subscriber = Subscriber(scene.rabbitmq, EVENTS_QUEUE)
+    subscriber.bind("chaos.#")
     scene.fleet.start()
-    orders = Orders()
+    orders, transactions = Orders(), Transactions()
+    writing = (scene.stop, scene.database_url)
     background = [
         threading.Thread(target=orders.place_until, args=(scene.stop,), name="orders"),
+        threading.Thread(target=transactions.write_until, args=writing, name="transactions"),
         threading.Thread(target=_keep_busy, args=(scene,), name="people"),
     ]
     for thread in background:
@@ -106,9 +120,26 @@ def _run(scene: Scene, faults: int, seconds: float) -> bool:
         scene.stop.set()
         for thread in background:
             thread.join()
+    if not (orders.confirmed and transactions.committed):
+        raise click.ClickException("nothing was ordered, so nothing can be audited")
     click.echo("Faults are over; waiting for the service to finish.")
     _settle(scene)
-    return _report(scene, orders, done, began_at)
+    _tell_what_was_done(scene, done)
+    return _report(
+        scene,
+        Account(
+            began_at,
+            orders,
+            transactions,
+            slots_handed_over(scene.fleet.outputs("scheduler"), "chaos_tick", TICK_SECONDS),
+            {
+                slot
+                for begin, end in scene.outages
+                for slot in slots_between(begin, end, TICK_SECONDS)
+            },
+            subscriber.take(),
+        ),
+    )
 
 
 def _keep_busy(scene: Scene) -> None:
@@ -120,18 +151,21 @@ def _keep_busy(scene: Scene) -> None:
     database.close()
 
 
-def _torment(scene: Scene, faults: int, seconds: float) -> Counter[str]:
-    done: Counter[str] = Counter()
-    kinds, weights = list(FAULTS), list(FAULTS.values())
+def _draw(chance: random.Random, count: int, first: tuple[str, ...]) -> list[Fault]:
+    by_name = {fault.__name__: fault for fault in FAULTS}
+    chosen = [by_name[name] for name in first]
+    drawn = chance.choices(list(FAULTS), list(FAULTS.values()), k=max(0, count - len(chosen)))
+    return chosen + drawn
+
+
+def _torment(scene: Scene, faults: list[Fault], seconds: float) -> Counter[str]:
     began = time.monotonic()
-    for number in range(1, faults + 1):
-        due = began + seconds * number / faults
+    for number, fault in enumerate(faults, 1):
+        due = began + seconds * number / len(faults)
         time.sleep(max(0.0, due - time.monotonic()))
-        fault = scene.random.choices(kinds, weights)[0]
-        click.echo(f"{time.monotonic() - began:6.1f} s  {number:3}/{faults}  {fault.__name__}")
+        click.echo(f"{time.monotonic() - began:6.1f} s  {number:3}/{len(faults)}  {fault.__name__}")
         fault(scene)
-        done[fault.__name__] += 1
-    return done
+    return Counter(fault.__name__ for fault in faults)
 
 
 def _settle(scene: Scene) -> None:
@@ -144,21 +178,30 @@ def _settle(scene: Scene) -> None:
             "SELECT count(*) FROM job_runs "
             "WHERE job LIKE 'chaos_%' AND status IN ('running', 'retrying')",
         )[0][0]
+        unpublished = query(
+            scene.database_url,
+            "SELECT (SELECT count(*) FROM outbox_messages WHERE published_at IS NULL)"
+            " + (SELECT count(*) FROM outbox_events WHERE published_at IS NULL)",
+        )[0][0]
         ready = sum(scene.rabbitmq.queue_counts(queue).ready for queue in QUEUES)
-        return not unsettled and not ready
+        return not unsettled and not unpublished and not ready
 
     for _ in range(3):  # a message may be on its way between two queues
         eventually(is_settled, timeout_seconds=SETTLE_SECONDS, message="The service hangs")
         time.sleep(3)
 
 
-def _report(scene: Scene, orders: Orders, done: Counter[str], began_at: object) -> bool:
-    slots = slots_handed_over(scene.fleet.outputs("scheduler"), "chaos_tick", TICK_SECONDS)
+def _tell_what_was_done(scene: Scene, done: Counter[str]) -> None:
     click.echo(f"\nSurvived {done.total()} faults, {scene.fleet.restarts} restarts:")
     for name, count in done.most_common():
         click.echo(f"  {count:4} {name}")
+    taken_over = sum(log.count("takes over") for log in scene.fleet.outputs("standby"))
+    click.echo(f"Standbys took over {taken_over} times.")
+
+
+def _report(scene: Scene, account: Account) -> bool:
     click.echo("\nThe account, wrong of looked at:")
-    findings = list(audit(scene.database_url, orders, slots, began_at))  # type: ignore[arg-type]
+    findings = list(audit(scene.database_url, account))
     for finding in findings:
         mark = click.style("ok  ", "green") if not finding.wrong else click.style("FAIL", "red")
         of = f" of {finding.looked_at}" if finding.looked_at else ""

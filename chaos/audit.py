@@ -1,12 +1,17 @@
 """Compares the database with the account: nothing lost, nothing twice, no rule broken."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
-from chaos.account import ITEMS, Orders
+from chaos.account import ITEMS, Orders, Transactions, first_receptions
 from tests.rig.postgres import query
+
+if TYPE_CHECKING:
+    from tests.relays import Received
 
 
 class Finding(NamedTuple):
@@ -73,43 +78,80 @@ BROKEN_RULES = {
 }
 
 
-def audit(
-    url: str, orders: Orders, slots: Counter[datetime], began_at: datetime
-) -> Iterator[Finding]:
-    """Look at everything once the service has finished.
+@dataclass(frozen=True)
+class Account:
+    """What the chaos knows.
 
     Args:
-        url: the database.
-        orders: what was asked for on demand.
-        slots: how often each slot of ``chaos_tick`` was handed to the broker.
         began_at: when the service began to work.
+        orders: what was asked for by sending it.
+        transactions: what was asked for by committing it.
+        slots: how often each slot of ``chaos_tick`` was handed to RabbitMQ.
+        slots_of_outages: those that fell due while only a standby could run them.
+        events: what came to a queue that was bound for them.
     """
-    yield from _audit_orders(url, orders)
-    yield from _audit_slots(url, slots)
+
+    began_at: datetime
+    orders: Orders
+    transactions: Transactions
+    slots: Counter[datetime]
+    slots_of_outages: set[datetime]
+    events: Sequence["Received"]
+
+
+def audit(url: str, account: Account) -> Iterator[Finding]:
+    """Look at everything once the service has finished."""
+    yield from _audit_orders(url, account)
+    yield from _audit_slots(url, account)
     yield from _audit_batches(url)
+    yield from _audit_events(account)
     for text, question in BROKEN_RULES.items():
-        parameters = {"began_at": began_at} if ":began_at" in question else {}
+        parameters = {"began_at": account.began_at} if ":began_at" in question else {}
         yield Finding(text, query(url, question, **parameters)[0][0], 0)
 
 
-def _audit_orders(url: str, orders: Orders) -> Iterator[Finding]:
+def _audit_orders(url: str, account: Account) -> Iterator[Finding]:
+    sent, written = account.orders, account.transactions
     effects = _effects(url, "chaos_order")
-    lost = [key for key in orders.confirmed if effects[key] == 0]
+    lost = [key for key in sent.confirmed if not effects[key]]
+    lost_with_transaction = [key for key in written.committed if not effects[key]]
+    never = [key for key in written.rolled_back if effects[key]]
     double = [key for key, count in effects.items() if count > 1]
-    foreign = effects.keys() - orders.confirmed - orders.unknown
-    yield Finding("orders lost", len(lost), len(orders.confirmed))
+    known = sent.confirmed | sent.unknown | written.committed | written.unknown
+    foreign = effects.keys() - known
+    yield Finding("orders lost", len(lost), len(sent.confirmed))
+    yield Finding("orders of the outbox lost", len(lost_with_transaction), len(written.committed))
+    yield Finding("orders done though rolled back", len(never), len(written.rolled_back))
     yield Finding("orders done twice", len(double), len(effects))
     yield Finding("effects that nobody ordered", len(foreign), len(effects))
 
 
-def _audit_slots(url: str, slots: Counter[datetime]) -> Iterator[Finding]:
+def _audit_events(account: Account) -> Iterator[Finding]:
+    written = account.transactions
+    received = {event.payload["order"] for event in account.events}
+    lanes = first_receptions(account.events)
+    disorder = [pair for lane in lanes.values() for pair in pairwise(lane) if pair[0] > pair[1]]
+    yield Finding("events lost", len(written.committed - received), len(written.committed))
+    yield Finding(
+        "events of what was rolled back", len(written.rolled_back & received), len(received)
+    )
+    yield Finding("events that overtook one of their key", len(disorder), len(received))
+
+
+def _audit_slots(url: str, account: Account) -> Iterator[Finding]:
     effects = _effects(url, "chaos_tick")
     runs = query(url, "SELECT slot, run_key, status FROM job_runs WHERE job = 'chaos_tick'")
     settled = {run.slot for run in runs}
     expected = {run.run_key: int(run.status == "succeeded") for run in runs}
     wrong = [key for key, count in expected.items() if effects[key] != count]
     foreign = effects.keys() - expected.keys()
+    slots, slots_of_outages = account.slots, account.slots_of_outages
     yield Finding("slots missing", len(slots.keys() - settled), len(slots))
+    yield Finding(
+        "slots missing though a standby was there",
+        len(slots_of_outages - settled),
+        len(slots_of_outages),
+    )
     yield Finding("slots without exactly one effect", len(wrong) + len(foreign), len(expected))
 
 

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "worker-3": ("dramatiq", *MODULES, "--processes", "1", "--threads", "3"),
     "scheduler-1": ("periodiq", *MODULES),
     "scheduler-2": ("periodiq", *MODULES),
+    "standby-1": ("python", "-m", "workers", "standby", "chaos.jobs"),
+    "standby-2": ("python", "-m", "workers", "standby", "chaos.jobs"),
 }
 CHECK_SECONDS = 0.5
 

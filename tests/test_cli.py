@@ -43,6 +43,7 @@ def test_help_and_no_arguments_show_the_commands(commands: Commands) -> None:
         for command in ("run", "migrate", "check", "jobs", "runs", "trigger", "simulate"):
             assert command in output
         assert "dead-letters" in output
+        assert "standby" in output
 
 
 @pytest.mark.parametrize(

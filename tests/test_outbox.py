@@ -279,7 +279,8 @@ class TestWithoutRabbitMQ:
                 )
 
         # Then only the other is resumed from the ledger, which knows no arguments
-        (resumed,) = runs.unfinished_in_process(database)
+        with database.transaction() as reading:
+            (resumed,) = runs.unfinished_in_process(reading)
         assert resumed.message_id == "of the schedule"
 
     def test_an_event_counts_as_published_once_it_is_logged(

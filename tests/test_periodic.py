@@ -149,12 +149,37 @@ def test_a_late_wake_up_offers_the_latest_slot_only() -> None:
     assert ticker.slot_of({"scheduled_at": late.isoformat()}) == NOON + timedelta(seconds=90)
 
 
-def test_a_clock_set_back_offers_no_slot_again() -> None:
-    ticker = Ticker(every(seconds=30), clock=Clock(NOON))
-    ticker.handed_over(NOON + timedelta(minutes=5))
+def test_a_clock_that_is_set_back_lets_the_schedule_go_on_from_there() -> None:
+    # Given slots that were sent while the clock was five minutes ahead
+    clock = Clock(NOON)
+    ticker = Ticker(every(seconds=30), clock=clock)
+    ahead = NOON + timedelta(minutes=5)
+    ticker.handed_over(ahead)
 
+    # Then the present one is offered, and the next is waited for
+    assert ticker.validate(NOON)
+    ticker.handed_over(NOON)
     assert not ticker.validate(NOON)
-    assert ticker.next_valid_date(NOON) > NOON
+    assert ticker.next_valid_date(NOON) == NOON + timedelta(seconds=30)
+
+    # And what was sent ahead is not sent again
+    assert not ticker.validate(ahead)
+
+
+def test_a_clock_that_is_set_back_while_slots_are_sent_lets_nobody_sleep_till_it_is_back() -> None:
+    ticker = Ticker(every(seconds=30), clock=Clock(NOON))
+    woke = NOON + timedelta(hours=1)
+    ticker.handed_over(woke)
+    ticker.handed_over(NOON)
+
+    assert ticker.next_valid_date(woke) == NOON + timedelta(seconds=30)
+
+
+def test_the_time_at_which_periodiq_wakes_may_be_rounded_up() -> None:
+    ticker = Ticker(every(seconds=30), clock=Clock(NOON - timedelta(seconds=0.4)))
+    ticker.handed_over(NOON)
+
+    assert ticker.next_valid_date(NOON) == NOON + timedelta(seconds=30)
 
 
 def test_the_next_look_is_after_now_even_if_sending_took_longer_than_an_interval() -> None:

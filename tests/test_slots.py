@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.probes import PATIENCE_SECONDS, Workshop
 from tests.rig.waiting import eventually
 from workers import periodic
-from workers.broker import InProcessBroker, build_broker
+from workers.broker import InProcessBroker, build_broker, rebind
 from workers.database import Database
 from workers.embedded import Scheduler
 from workers.job import ON_DEMAND_PRIORITY, Run
@@ -58,6 +58,19 @@ class TestTheSchedule:
         assert ticker_of(both).spec == daily("03:00")
         assert ticker_of(own).spec == WEEKLY
         assert "periodic" not in on_demand.options
+
+    def test_begins_anew_with_the_broker_that_an_actor_moves_to(
+        self, workshop: Workshop, database: Database
+    ) -> None:
+        # Given a slot that one broker was handed
+        job = workshop.job(work, periodic=WEEKLY)
+        now = utc_now()
+        job.send_with_options(scheduled_at=now.isoformat())
+        assert not ticker_of(job).validate(now)
+
+        # Then the next one is offered it too
+        rebind([job], build_broker(Settings(), database, (), in_process=True))
+        assert ticker_of(job).validate(now)
 
 
 class TestASend:

@@ -193,7 +193,8 @@ class TestAJobOfBatches:
             for _ in range(3):
                 have_effect(run)
                 yield {"done": 1}
-                (running,) = runs.unfinished_in_process(workshop.database)
+                with workshop.database.transaction() as session:
+                    (running,) = runs.unfinished_in_process(session)
                 progress.append((running.status, running.result, workshop.effects()))
             have_effect(run)
             return {"done": 1, "batches": 3}

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import dramatiq
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import current_millis
 from dramatiq.middleware import CurrentMessage
 
 from workers import dead_runs, outbox, runs
@@ -171,13 +172,17 @@ class InProcessBroker(StubBroker):
     def enqueue(
         self, message: dramatiq.Message[Any], *, delay: int | None = None
     ) -> dramatiq.Message[Any]:
-        """Put a message on its queue.
+        """Put a message on its queue; one that has to wait, on the queue of those.
 
         Raises:
             ConfigurationError: if nobody in this process would ever take it.
         """
         if not self.is_embedded:
             raise ConfigurationError(NO_QUEUE_TO_SHARE)
+        eta = message.options.get("eta")
+        if delay is None and eta is not None:
+            # Elsewhere it would keep one of the few places of a queue until its time has come.
+            delay = max(0, eta - current_millis())
         return super().enqueue(message, delay=delay)
 
     def close(self) -> None:

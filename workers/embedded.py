@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dramatiq
 import structlog
 
-from workers import runs
+from workers import leftovers
 from workers.broker import InProcessBroker, build_broker, rebind
 from workers.database import Database
 from workers.periodic import Entry, Ticker, utc_now
@@ -73,35 +72,6 @@ class Workers:
         self._broker.close()
 
 
-def resume(broker: dramatiq.Broker, database: Database) -> int:
-    """Send again what an earlier in-process broker took with it into its grave.
-
-    Its messages were in memory only, but each run that had begun is in the ledger. Runs that
-    another process has in hand are not disturbed: the claim sees to that.
-
-    Returns:
-        the number of runs.
-    """
-    count = 0
-    for run in runs.unfinished_in_process(database):
-        if run.job in broker.actors:
-            options: dict[str, Any] = {}
-            if run.slot is not None:
-                options["scheduled_at"] = run.slot.isoformat()
-            broker.enqueue(
-                dramatiq.Message(
-                    queue_name=broker.actors[run.job].queue_name,
-                    actor_name=run.job,
-                    args=(),
-                    kwargs={},
-                    options=options,
-                    message_id=run.message_id,
-                )
-            )
-            count += 1
-    return count
-
-
 def choose_broker(
     settings: Settings, database: Database, broker: dramatiq.Broker, schedule: tuple[Entry, ...]
 ) -> tuple[dramatiq.Broker, str | None]:
@@ -136,7 +106,9 @@ def serving(
     scheduler = Scheduler(broker) if with_schedule else None
     try:
         if scheduler is not None:
-            if isinstance(broker, InProcessBroker) and (count := resume(broker, database)):
+            if isinstance(broker, InProcessBroker) and (
+                count := leftovers.resume(broker, database)
+            ):
                 log.info("Sent runs again that an earlier process left unfinished", count=count)
             scheduler.start()
         yield

@@ -5,15 +5,17 @@ not remembered: `every` and `cron` are pure and answer two questions, which slot
 given time (`slot_at`) and which comes next (`next_after`). They are in UTC and anchored to the
 epoch, so that any number of schedulers, on any machine, at any time, name the same slots.
 
-A `Ticker` stands between such a spec and periodiq. It remembers one thing, the last slot that this
-scheduler handed to the broker, and offers the current slot until it is handed over. That one rule
-gives catch-up (at start no slot was handed over, so each job's current slot is offered), late
-wake-ups, and a broker that refuses messages for a while. Offering a slot too often is harmless:
-the claim on the run ledger drops what was done already.
+A `Ticker` stands between such a spec and periodiq. It remembers one thing, which slots this
+scheduler handed to the broker lately, and offers the current slot until it is handed over. That one
+rule gives catch-up (at start no slot was handed over, so each job's current slot is offered), late
+wake-ups, a broker that refuses messages for a while, and a clock that is stepped back (were it
+"nothing before the last slot", the schedule would stand still for the length of the step). Offering
+a slot too often is harmless: the claim on the run ledger drops what was done already.
 """
 
 import difflib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +29,11 @@ DAY_SECONDS = 86_400
 
 OFFER_AGAIN_SECONDS = 5
 """How soon a slot is offered again that the broker refused."""
+
+REMEMBERED_SLOTS = 64
+
+ROUNDED_UP = timedelta(seconds=1)
+"""periodiq rounds the time at which it wakes up by half a second at most."""
 
 
 class ScheduleError(Exception):
@@ -193,14 +200,14 @@ class Ticker:
     spec: Spec
     clock: Callable[[], datetime] = utc_now
     on_look: Callable[[], None] = field(default=lambda: None, repr=False)
-    _handed_over: datetime | None = None
+    _handed_over: deque[datetime] = field(default_factory=lambda: deque(maxlen=REMEMBERED_SLOTS))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def validate(self, moment: datetime) -> bool:
         """Tell whether the current slot at `moment` is still to be handed over."""
         moment = _plain(moment)
         with self._lock:
-            return self._handed_over is None or self.spec.slot_at(moment) > self._handed_over
+            return self.spec.slot_at(moment) not in self._handed_over
 
     def next_valid_date(self, moment: datetime) -> datetime:
         """Return when to look again.
@@ -209,7 +216,10 @@ class Ticker:
         sending outlasts an interval. A slot that the broker refused is offered again soon.
         """
         self.on_look()
-        moment = max(_plain(moment), self.clock())
+        moment, now = _plain(moment), self.clock()
+        if not now < moment <= now + ROUNDED_UP:
+            # It lies behind; or ahead, because the clock was stepped back while slots were sent.
+            moment = now
         upcoming = self.spec.next_after(moment)
         if self.validate(moment):
             return min(upcoming, moment + timedelta(seconds=OFFER_AGAIN_SECONDS))
@@ -218,7 +228,8 @@ class Ticker:
     def handed_over(self, slot: datetime) -> None:
         """Note that the broker has the message of `slot`."""
         with self._lock:
-            self._handed_over = max(slot, self._handed_over or slot)
+            if slot not in self._handed_over:
+                self._handed_over.append(slot)
 
     def slot_of(self, options: Mapping[str, Any]) -> datetime | None:
         """Return the slot that a message with these options is for; None if it is on demand.

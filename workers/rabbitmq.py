@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import ConnectionClosed
 from pika.adapters.utils.connection_workflow import (
     AMQPConnectionWorkflowFailed,
+    AMQPConnectorException,
     AMQPConnectorPhaseErrorBase,
 )
 
@@ -31,6 +33,13 @@ QUORUM_ARGUMENTS = {
 }
 
 NOT_FOUND = 404
+
+UNWRAPPED = (OSError, AMQPConnectorException)
+"""The failures to connect that pika does not wrap: a host name that does not resolve, and a node
+that takes the connection but does not answer. dramatiq expects neither; a scheduler would end."""
+
+FAILURES = (pika.exceptions.AMQPError, *UNWRAPPED)
+"""All that a connection to RabbitMQ may raise."""
 
 ADVICE = {
     # Access refused.
@@ -79,12 +88,11 @@ class Rabbitmq(RabbitmqBroker):
         """Publish a message, and wait until RabbitMQ has it.
 
         Raises:
-            ConnectionClosed: if it cannot be reached, also by name.
+            ConnectionClosed: if it cannot be reached, also by name, or does not answer.
         """
         try:
             return super().enqueue(message, delay=delay)
-        except OSError as error:
-            # A host name that does not resolve is the one failure that pika does not wrap.
+        except UNWRAPPED as error:
             raise ConnectionClosed(error) from None
 
     def queue_arguments(self, queue_name: str) -> dict[str, dict[str, Any]]:
@@ -138,15 +146,24 @@ def find_problems(broker: Rabbitmq, queue_names: tuple[str, ...]) -> list[str]:
     return problems
 
 
-def why_unreachable(broker: Rabbitmq) -> str | None:
-    """Try to connect.
+def why_unreachable(broker: Rabbitmq, *, timeout_seconds: float | None = None) -> str | None:
+    """Try to connect, and to be let in, to one node after the other.
+
+    Args:
+        broker: names the nodes.
+        timeout_seconds: how long a node may take to answer, also one that has taken the
+            connection; unless given, what its URL says.
 
     Returns:
         None if RabbitMQ answers, else the reason in one line.
     """
+    nodes = [copy(parameters) for parameters in broker.parameters]
+    if timeout_seconds is not None:
+        for parameters in nodes:
+            parameters.socket_timeout = parameters.stack_timeout = timeout_seconds
     try:
-        pika.BlockingConnection(broker.parameters).close()
-    except (pika.exceptions.AMQPError, OSError) as error:
+        pika.BlockingConnection(nodes).close()
+    except FAILURES as error:
         return reason_of(error)
     return None
 

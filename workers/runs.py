@@ -324,25 +324,31 @@ def storable(text: str) -> str:
     return encoded.decode()[:MAX_ERROR_CHARACTERS]
 
 
-def unfinished_in_process(database: Database) -> list[JobRun]:
-    """Return the runs whose messages were in the memory of a process alone, oldest first."""
+def unfinished_in_process(session: Session, *, but_not_in_hand: bool = False) -> list[JobRun]:
+    """Return the runs whose messages are in the memory of a process alone, oldest first.
+
+    Those that the outbox knows are not: they come back from there, or RabbitMQ has them.
+
+    Args:
+        session: where to look.
+        but_not_in_hand: leave out those that are being executed, and lock the others. One whose
+            worker has just been killed may be left out too.
+    """
     is_in_outbox = (
-        select(OutboxMessage.id)
-        .where(OutboxMessage.message_id == JobRun.message_id, OutboxMessage.published_at.is_(None))
-        .exists()
+        select(OutboxMessage.id).where(OutboxMessage.message_id == JobRun.message_id).exists()
     )
-    with database.transaction() as session:
-        return list(
-            session.scalars(
-                select(JobRun)
-                .where(
-                    JobRun.status.in_(("running", "retrying")),
-                    JobRun.broker == "in-process",
-                    ~is_in_outbox,
-                )
-                .order_by(JobRun.id)
-            )
+    query = (
+        select(JobRun)
+        .where(
+            JobRun.status.in_(("running", "retrying")),
+            JobRun.broker == "in-process",
+            ~is_in_outbox,
         )
+        .order_by(JobRun.id)
+    )
+    if but_not_in_hand:
+        query = query.with_for_update(skip_locked=True)
+    return list(session.scalars(query))
 
 
 def ended(database: Database, run_keys: Collection[str]) -> set[str]:

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     run_retention_days: PositiveInt = 14
     """How long the ledger keeps runs that ended well."""
 
+    standby_after_seconds: PositiveInt = 15
+    """For so long RabbitMQ must be away before a standby takes over."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -120,7 +123,6 @@ class Settings(BaseSettings):
 
     # Reserved: part of the configuration's contract and so checked from the first version on,
     # for the parts that are still to come.
-    standby_after_seconds: PositiveInt = 15
     ops_token: SecretStr | None = None
     port: Port = 8000
     metrics_port: Port | None = None

@@ -1,7 +1,12 @@
 """Free TCP ports."""
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+
+CANDIDATES = range(10_240, 32_768)
+"""Below those that systems hand out to connections: one of them would take the port of a server
+that a test has stopped for a while."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -9,8 +14,13 @@ def free_ports(count: int) -> list[int]:
 
     Another process may take one before it is used; that is unlikely enough for tests.
     """
+    # Not the seeded generator, of which every process would get the same ports.
+    chance = random.SystemRandom()
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            port = chance.choice(CANDIDATES)
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+        return ports

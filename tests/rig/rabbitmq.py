@@ -168,6 +168,16 @@ class PrivateRabbitMQ(RabbitMQ):
         assert completed.returncode == 0, completed.stdout + completed.stderr
         return completed.stdout
 
+    def freeze(self) -> None:
+        """Let the node stand still: it takes connections and does not answer."""
+        assert self._node is not None
+        os.killpg(self._node.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._node is not None
+        os.killpg(self._node.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End the node and all that belongs to it."""
         self.kill()

@@ -3,8 +3,6 @@
 Those with more to them have a file of their own.
 """
 
-import signal
-import threading
 import time
 from contextlib import nullcontext
 from typing import cast, get_args
@@ -15,6 +13,8 @@ from workers import app, checks, embedded, logs, reports, runs, sample_data, sch
 from workers.broker import InProcessBroker
 from workers.cli.dead_letters import dead_letters
 from workers.cli.printing import as_json_option, print_json, print_table
+from workers.cli.signals import stop_signal
+from workers.cli.standby import standby
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
@@ -44,6 +44,7 @@ def cli() -> None:
 
 
 cli.add_command(dead_letters)
+cli.add_command(standby)
 
 
 @cli.command("run")
@@ -54,7 +55,7 @@ def run_everything(*, sample_data: bool) -> None:
     """Run the scheduler and the workers in one process, on whatever is configured."""
     # This one is a service: its log is what it has to show.
     logs.configure(app.settings.log_format or "console", app.settings.log_level)
-    stop = _stop_signal()
+    stop = stop_signal()
     broker, why_not = embedded.choose_broker(app.settings, app.database, app.broker, app.schedule)
     _prepare_database(with_sample_data=sample_data)
     _introduce(in_process=isinstance(broker, InProcessBroker), why_not=why_not)
@@ -235,14 +236,6 @@ def simulate_marketplace(*, seconds: float | None, people: int) -> None:
     """Keep a sample marketplace busy: people arrive, write, fall silent, post and take tasks."""
     schema.require_current(app.database.engine)
     counts = simulate(
-        app.database, seconds=seconds, people=people, on_event=click.echo, stop=_stop_signal()
+        app.database, seconds=seconds, people=people, on_event=click.echo, stop=stop_signal()
     )
     click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
-
-
-def _stop_signal() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set, however often they come."""
-    stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
-    return stop

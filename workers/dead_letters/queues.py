@@ -27,7 +27,7 @@ from workers.database import Database
 from workers.dead_letters.letters import Letter
 from workers.dead_letters.taken import Taken
 from workers.messages import Refused
-from workers.rabbitmq import NOT_FOUND, Rabbitmq, reason_of
+from workers.rabbitmq import FAILURES, NOT_FOUND, Rabbitmq, reason_of
 
 PAGE = 100
 """For so many letters at once the ledger is asked."""
@@ -184,7 +184,7 @@ def open_queues(broker: Rabbitmq, database: Database) -> Iterator[DeadLetterQueu
     """
     try:
         connection = pika.BlockingConnection(broker.parameters)
-    except (pika.exceptions.AMQPError, OSError) as error:
+    except FAILURES as error:
         raise ConnectionClosed(reason_of(error)) from None
     try:
         yield DeadLetterQueues(connection, broker, database)

@@ -31,7 +31,10 @@ class Slots(dramatiq.Middleware):
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
         spec = self._specs.get(actor.actor_name, actor.options.get("periodic"))
-        if spec is not None and not isinstance(spec, Ticker):
+        if isinstance(spec, Ticker):
+            # What another broker was handed before the actor moved is no news to this one.
+            spec = spec.spec
+        if spec is not None:
             actor.options["periodic"] = Ticker(spec, on_look=self._on_look)
 
     def after_enqueue(
