@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from workers.redaction import passwords_of
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Lowered = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
 Raised = BeforeValidator(lambda text: text.upper() if isinstance(text, str) else text)
@@ -135,6 +137,13 @@ class Settings(BaseSettings):
                 f"({self.hard_time_limit_seconds}), not {self.soft_time_limit_seconds}"
             )
         return self
+
+    @property
+    def secrets(self) -> set[str]:
+        """What must never be shown."""
+        urls = [url for url in (self.database_url, self.rabbitmq_url) if url]
+        tokens = {self.ops_token.get_secret_value()} if self.ops_token else set()
+        return tokens.union(*map(passwords_of, urls))
 
     @property
     def log_format_in_use(self) -> Literal["json", "console"]:
