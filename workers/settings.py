@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     run_retention_days: PositiveInt = 14
     """How long the ledger keeps runs that ended well."""
 
+    metrics_port: Port | None = None
+    """Where worker processes serve their metrics: the first takes it, others the ports after it."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -118,7 +121,6 @@ class Settings(BaseSettings):
     standby_after_seconds: PositiveInt = 15
     ops_token: SecretStr | None = None
     port: Port = 8000
-    metrics_port: Port | None = None
 
     @model_validator(mode="after")
     def _warning_comes_before_the_timeout(self) -> Self:
