@@ -17,6 +17,7 @@ from workers.job import QUEUES
 from workers.middleware.in_progress import RunsInProgress
 from workers.middleware.limits import Limits
 from workers.middleware.logs import LogContext
+from workers.middleware.metrics import WorkerMetrics
 from workers.middleware.presence import Presence
 from workers.middleware.processes import FairPrefetch, SchemaGuard
 from workers.middleware.recycling import Recycling
@@ -89,6 +90,8 @@ def _middleware(
     return [
         # First, so that every other line about a message is logged with its names.
         LogContext(),
+        # Before all that settles a message, and so told of it afterwards, when it is settled.
+        WorkerMetrics(settings.metrics_port),
         # Before whatever asks for the current message.
         CurrentMessage(),
         Slots(schedule, on_look=presence.scheduler_looked),

@@ -18,9 +18,8 @@ no election, and the switch needs no exact moment. It can rather be made with an
   and the rest gives its attempt back. The watch goes on meanwhile. What was queued here but has
   not begun needs no trace: it was offered to RabbitMQ too, or is out of date.
 - *Giving back*: runs that did not end here, or failed and wait in memory to be retried, are in the
-  ledger. While
-  RabbitMQ is there, all that in-process brokers left unfinished, this one or one that was killed,
-  is written into the outbox, which leads to RabbitMQ. See `workers.leftovers`.
+  ledger. While RabbitMQ is there, all that in-process brokers left unfinished, this one or one that
+  was killed, is written into the outbox, which leads to RabbitMQ. See `workers.leftovers`.
 
 Messages in RabbitMQ itself, runs on demand among them, wait for it to return. Those in the outbox
 do not: the relay of an active standby takes them. Its events wait, since others receive them.

@@ -24,3 +24,14 @@ def free_ports(count: int) -> list[int]:
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
                 ports.append(port)
         return ports
+
+
+def free_port_range(count: int) -> int:
+    """Return the first of so many ports in a row that nobody listens on; as above."""
+    chance = random.SystemRandom()
+    while True:
+        first = chance.choice(CANDIDATES)
+        with suppress(OSError), ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("", port)))
+            return first
