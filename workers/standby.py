@@ -74,9 +74,7 @@ class Shift:
         self._database = database
         self._broker = build_broker(settings, database, schedule, in_process=True)
         rebind(rabbitmq.actors.values(), self._broker)
-        self._workers = Workers(
-            self._broker, grace_seconds=settings.shutdown_grace_seconds
-        )
+        self._workers = Workers(self._broker, grace_seconds=settings.shutdown_grace_seconds)
         self._scheduler = Scheduler(self._broker)
         self._has_resumed = False
 
