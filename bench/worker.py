@@ -82,7 +82,8 @@ def measure_job(case: Case) -> Outcome:
         raise SystemExit(f"there is no job {case.job} yet")
     watch = Watch()
     app.broker.add_middleware(watch)
-    workers = embedded.Workers(app.broker)
+    grace_seconds = app.settings.shutdown_grace_seconds
+    workers = embedded.Workers(app.broker, grace_seconds=grace_seconds)
     # A worker that starts looks at the schema, and so is connected when it is idle.
     workers.start()
     transactions = Transactions(app.database.engine)
@@ -92,7 +93,7 @@ def measure_job(case: Case) -> Outcome:
     watch.is_done.wait()
     memory_bytes = memory.stop()
     timed = list(transactions.seconds)
-    workers.stop(grace_seconds=app.settings.shutdown_grace_seconds)
+    workers.stop()
     run = runs.find_run(app.database, message.message_id)
     if run is None or run.status != "succeeded" or run.started_at is None:
         raise SystemExit(f"the run did not succeed: {run and run.error}")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from tests.probes import PATIENCE_SECONDS, Service, Workshop
 from tests.rig.waiting import eventually
-from workers import embedded
+from workers import leftovers
 from workers.database import Database
 from workers.job import Run
 
@@ -144,6 +144,6 @@ def test_what_runs_in_one_process_with_its_broker_is_resumed_by_the_next(
     successor = Workshop(probe_database)
     successor.run_to_the_end(successor.job(work, actor_name="another"))
     successor.job(work)
-    assert embedded.resume(successor.broker, probe_database) == 1
+    assert leftovers.resume(successor.broker, probe_database) == 1
     assert successor.wait_for_run(key).attempt == 1
     successor.close()
