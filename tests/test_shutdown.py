@@ -52,7 +52,8 @@ def test_what_does_not_end_in_the_grace_period_is_done_later_as_if_it_had_not_be
     service: Service, jobs: tuple[str, ...], *, leaves_in_good_order: bool
 ) -> None:
     # Given jobs that will not end by themselves
-    worker = service.start_worker(threads=4, env={"SHUTDOWN_GRACE_SECONDS": "1"})
+    env = {"SHUTDOWN_GRACE_SECONDS": "1", "LOG_FORMAT": "console"}
+    worker = service.start_worker(threads=4, env=env)
     keys = [service.send(job) for job in jobs]
     worker.wait_for_output("working", count=len(jobs), timeout_seconds=PATIENCE_SECONDS)
 
@@ -61,6 +62,8 @@ def test_what_does_not_end_in_the_grace_period_is_done_later_as_if_it_had_not_be
         worker.send_signal_to_group(signal.SIGTERM)
     assert worker.wait(timeout_seconds=PATIENCE_SECONDS) == 0
     assert ("Worker has been shut down" in worker.output) is leaves_in_good_order
+    assert worker.output.count("given back: it did not end in the grace period") == 2
+    assert "Traceback" not in worker.output
 
     # And all are rolled back, and no attempt was used
     for key in keys:

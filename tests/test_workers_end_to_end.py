@@ -262,9 +262,11 @@ class TestEverythingInOneProcess:
         process.send_signal(number)
         assert process.wait(timeout_seconds=PATIENCE_SECONDS) == 0
         rows = query(empty_database_url, "SELECT status, broker, attempt FROM job_runs")
-        # One that came at the very end of its slot was left out.
-        assert {row.status for row in rows} <= {"succeeded", "skipped"}
-        assert {row.attempt for row in rows} <= {0, 1}
+        # One that came at the very end of its slot was left out, and one that the signal met
+        # between two batches is for the next start; neither has used an attempt.
+        assert {row.status for row in rows} <= {"succeeded", "skipped", "retrying"}
+        assert all(row.attempt == (row.status == "succeeded") for row in rows)
+        assert "Traceback" not in process.output
         assert {row.broker for row in rows} == {"in-process"}
 
     def test_says_loudly_that_rabbitmq_cannot_be_reached_and_goes_on_without(

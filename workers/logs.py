@@ -44,6 +44,7 @@ MARKS = {
     "skipped": ("–", "90"),
     "duplicate": ("=", "90"),
     "postponed": ("…", "90"),
+    "given back": ("↩", "90"),
 }
 """For the console: the mark and the ANSI colour of each outcome of a delivery."""
 

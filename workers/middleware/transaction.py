@@ -101,7 +101,6 @@ class Transaction(dramatiq.Middleware):
             last_claim.set(claim)
             if claim.verdict is Verdict.RUN:
                 claim_in_progress.set(claim)
-                self._give_back_if_stopping()
                 run = Run(lease.session, claim.started_at or now, self.settings, delivery.run_key)
                 counts = self._execute(
                     RunInProgress(delivery, claim, lease, limits), lambda: job(run)
