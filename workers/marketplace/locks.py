@@ -18,6 +18,26 @@ BEFORE_ALL_TIMES = "-infinity"
 reach further than Python's, and one odd row must not stop the others."""
 
 
+BATCHES_AHEAD = 10
+"""How many batches are looked for at once."""
+
+Ids = str
+"""An array of ids as PostgreSQL writes it. Many ids travel as one text: Python and the driver would
+take longer over each of them than the server takes over its row."""
+
+JOIN_BY_HASH = text("SET LOCAL enable_nestloop = off")
+
+
+def join_by_hash(session: Session) -> None:
+    """For this transaction, have intermediate results joined by hashing, whatever their size.
+
+    How many rows such a result has, the planner can but guess. If it guesses one where there are
+    ten thousand, it compares each with each, and a batch takes minutes. Hashing costs little more
+    where there are few. Rows of tables are looked up by ``= ANY(ARRAY(...))``, which is no join.
+    """
+    session.execute(JOIN_BY_HASH)
+
+
 def lock_people(session: Session, user_ids: Collection[int]) -> set[int]:
     """Return those of the people whose rows can be referred to without waiting, and lock them so.
 
