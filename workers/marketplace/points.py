@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
 from workers.marketplace.locks import (
-    BATCHES_AHEAD,
     BEFORE_ALL_IDS,
     BEFORE_ALL_TIMES,
     Ids,
@@ -33,21 +32,21 @@ LEDGER_ROWS_PER_LOT = 10
 
 MAX_LOGGED_USERS = 20
 
-# The people of the next due lots, some batches ahead, and together those who earned together: what
-# lies together on disk is then changed together. In a batch are only as many of them as have
-# ledgers that can be read in one; but one person's ledger is never divided.
+# The people of the next due lots: one batch, or several if they have long ledgers, so that none
+# reads more than it may; but one person's ledger is never divided. Those who earned together come
+# together, since what lies together on disk is then changed together.
 FIND_DUE = text("""
     WITH due AS MATERIALIZED (
         SELECT id, user_id, expires_at FROM points_transactions
         WHERE type = 'earn' AND NOT expired AND expires_at <= :now
           AND (expires_at, id) > (CAST(:after AS timestamptz), :after_id)
         ORDER BY expires_at, id
-        LIMIT :batch_size * :batches_ahead
+        LIMIT :batch_size
     ), person AS (
         SELECT user_id, min(id) AS first_id, count(*) AS lots
         FROM due
-        WHERE user_id IN (SELECT user_id FROM due
-                          EXCEPT SELECT unnest(CAST(:mismatched AS bigint[])))
+        WHERE NOT EXISTS (SELECT FROM unnest(CAST(:mismatched AS bigint[])) AS known (user_id)
+                          WHERE known.user_id = due.user_id)
         GROUP BY user_id
     ), ledger AS (
         SELECT user_id, count(*) AS entries FROM points_transactions
@@ -74,21 +73,25 @@ FIND_DUE = text("""
 # In a statement of its own, before anything is read of the ledgers: what is spent from now on
 # waits, what was spent until now is seen.
 LOCK_ACCOUNTS = text("""
-    SELECT CAST(ARRAY(
-               SELECT account.user_id
-               FROM points_accounts AS account
-               JOIN users AS person ON person.id = account.user_id
-               WHERE account.user_id = ANY(CAST(:user_ids AS bigint[]))
-                 AND person.id = ANY(CAST(:user_ids AS bigint[]))
-               FOR UPDATE OF account SKIP LOCKED
-               FOR KEY SHARE OF person SKIP LOCKED
-           ) AS text) AS user_ids,
-           ARRAY(
-               SELECT unnest(CAST(:user_ids AS bigint[]))
-               EXCEPT
-               SELECT user_id FROM points_accounts
-               WHERE user_id = ANY(CAST(:user_ids AS bigint[]))
-           ) AS without_account
+    WITH locked AS MATERIALIZED (
+        SELECT account.user_id, account.balance
+        FROM points_accounts AS account
+        JOIN users AS person ON person.id = account.user_id
+        WHERE account.user_id = ANY(CAST(:user_ids AS bigint[]))
+          AND person.id = ANY(CAST(:user_ids AS bigint[]))
+        FOR UPDATE OF account SKIP LOCKED
+        FOR KEY SHARE OF person SKIP LOCKED
+    ), others AS MATERIALIZED (
+        SELECT unnest(CAST(:user_ids AS bigint[])) AS user_id
+        EXCEPT
+        SELECT user_id FROM locked
+    )
+    SELECT CAST(ARRAY(SELECT user_id FROM locked) AS text) AS user_ids,
+           CAST(ARRAY(SELECT balance FROM locked) AS text) AS balances,
+           ARRAY(SELECT user_id FROM others
+                 EXCEPT
+                 SELECT user_id FROM points_accounts
+                 WHERE user_id = ANY(ARRAY(SELECT user_id FROM others))) AS without_account
 """)
 
 # Lots that expire later come later in the order, and so take no part.
@@ -127,39 +130,48 @@ EXPIRE = text("""
         WHERE id = ANY(ARRAY(SELECT id FROM due))
         FOR UPDATE SKIP LOCKED
     ), account AS (
-        SELECT user_id, balance FROM points_accounts
-        WHERE user_id = ANY(CAST(:user_ids AS bigint[]))
-    ), judged AS MATERIALIZED (
-        SELECT id, user_id, expires_at, points_left, balance,
-               sum(points_left) OVER (PARTITION BY user_id) AS points_due,
-               sum(points_left) OVER (PARTITION BY user_id ORDER BY expires_at, id) AS points_gone,
-               bool_and(locked.id IS NOT NULL) OVER (PARTITION BY user_id) AS is_free
+        SELECT user_id, balance
+        FROM unnest(CAST(:user_ids AS bigint[]), CAST(:balances AS bigint[]))
+             AS account (user_id, balance)
+    ), person AS (
+        SELECT user_id, balance, count(*) AS lots, sum(points_left) AS points,
+               bool_and(locked.id IS NOT NULL) AS is_free
         FROM due
         JOIN account USING (user_id)
         LEFT JOIN locked USING (id, version)
+        GROUP BY user_id, balance
+    ), judged AS MATERIALIZED (
+        SELECT user_id, balance, lots, points, points <= balance AS adds_up
+        FROM person
+        WHERE is_free
     ), sound AS MATERIALIZED (
-        SELECT * FROM judged WHERE is_free AND points_due <= balance
+        SELECT due.id, due.user_id, due.expires_at, due.points_left, judged.balance
+        FROM due
+        JOIN judged USING (user_id)
+        WHERE judged.adds_up
     ), marked AS (
         UPDATE points_transactions SET expired = true
         WHERE id = ANY(ARRAY(SELECT id FROM sound))
     ), taken AS (
-        UPDATE points_accounts AS account SET balance = account.balance - sound.points_due
-        FROM (SELECT DISTINCT user_id, points_due FROM sound WHERE points_due > 0) AS sound
+        UPDATE points_accounts AS account SET balance = account.balance - judged.points
+        FROM judged
         WHERE account.user_id = ANY(CAST(:user_ids AS bigint[]))
-          AND account.user_id = sound.user_id
+          AND account.user_id = judged.user_id AND judged.adds_up AND judged.points > 0
     ), written AS (
         INSERT INTO points_transactions
             (user_id, type, amount, balance_after, source, related_id, created_at)
-        SELECT user_id, 'expire', points_left, balance - points_gone, 'points_expire', id, :now
+        SELECT user_id, 'expire', points_left,
+               balance - sum(points_left) OVER (PARTITION BY user_id ORDER BY expires_at, id),
+               'points_expire', id, :now
         FROM sound
         WHERE points_left > 0
         ORDER BY user_id, expires_at, id
     )
-    SELECT count(*) AS lots, coalesce(sum(points_left), 0) AS points,
-           count(DISTINCT user_id) FILTER (WHERE points_due > 0) AS users,
-           ARRAY(SELECT DISTINCT user_id FROM judged
-                 WHERE is_free AND points_due > balance) AS not_adding_up
-    FROM sound
+    SELECT coalesce(sum(lots) FILTER (WHERE adds_up), 0) AS lots,
+           coalesce(sum(points) FILTER (WHERE adds_up), 0) AS points,
+           count(*) FILTER (WHERE adds_up AND points > 0) AS users,
+           coalesce(array_agg(user_id) FILTER (WHERE NOT adds_up), '{}') AS not_adding_up
+    FROM judged
 """)
 
 
@@ -177,7 +189,6 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     batch = {
         "now": now,
         "batch_size": batch_size,
-        "batches_ahead": BATCHES_AHEAD,
         "ledger_rows_per_lot": LEDGER_ROWS_PER_LOT,
     }
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
@@ -210,6 +221,7 @@ def _expire(session: Session, now: datetime, user_ids: Ids) -> tuple[Counts, set
     """Return what was done, and the users whose ledgers do not add up."""
     join_by_hash(session)
     locked = session.execute(LOCK_ACCOUNTS, {"user_ids": user_ids}).one()
-    done = session.execute(EXPIRE, {"user_ids": locked.user_ids, "now": now}).one()
-    counts = {"lots": done.lots, "points": int(done.points), "users": done.users}
+    accounts = {"user_ids": locked.user_ids, "balances": locked.balances}
+    done = session.execute(EXPIRE, {**accounts, "now": now}).one()
+    counts = {"lots": int(done.lots), "points": int(done.points), "users": done.users}
     return counts, {*locked.without_account, *done.not_adding_up}
