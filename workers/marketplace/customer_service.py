@@ -1,6 +1,6 @@
 """Customer service: who waits gets an agent; silent chats are warned, ended, later deleted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +8,13 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS, BEFORE_ALL_TIMES, join_by_hash
+from workers.marketplace.locks import (
+    BATCHES_AHEAD,
+    BEFORE_ALL_IDS,
+    BEFORE_ALL_TIMES,
+    as_text,
+    join_by_hash,
+)
 from workers.marketplace.notices import Notice, languages, notify
 from workers.marketplace.texts import CHAT_MESSAGES
 from workers.outbox import record_events
@@ -300,18 +306,27 @@ def _who(chat: Row[Any]) -> dict[str, Any]:
 
 # --- Clean-up -------------------------------------------------------------------------------------
 
-# In a statement of its own: whoever is just writing in one of them has finished, or waits.
-LOCK_OLD = text("""
+# Some batches ahead, and in the order of the ids: what lies together on disk is then changed
+# together.
+FIND_OLD = text("""
     WITH old AS MATERIALIZED (
         SELECT id, ended_at FROM customer_service_chats
         WHERE ended_at < :ended_before AND (ended_at, id) > (CAST(:after AS timestamptz), :after_id)
         ORDER BY ended_at, id
-        LIMIT :chats
-        FOR UPDATE SKIP LOCKED
+        LIMIT :limit
     )
-    SELECT CAST(ARRAY(SELECT id FROM old) AS text) AS ids, (SELECT count(*) FROM old) AS chats,
+    SELECT ARRAY(SELECT id FROM old ORDER BY id) AS ids,
            CAST(last.ended_at AS text) AS after, last.id AS after_id
     FROM (SELECT ended_at, id FROM old ORDER BY ended_at DESC, id DESC LIMIT 1) AS last
+""")
+
+# In a statement of its own: whoever is just writing in one of them has finished, or waits.
+LOCK_OLD = text("""
+    SELECT CAST(ARRAY(
+        SELECT id FROM customer_service_chats
+        WHERE id = ANY(CAST(:chat_ids AS bigint[])) AND ended_at < :ended_before
+        FOR UPDATE SKIP LOCKED
+    ) AS text)
 """)
 
 # If they have more messages than one batch, that many of these are deleted, and no chat yet.
@@ -365,18 +380,28 @@ def delete_old_chats(
     """
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
     cutoff = {"ended_before": now - retention}
-    chats = max(1, batch_size // 10)
-    while found := session.execute(LOCK_OLD, {**cutoff, **place, "chats": chats}).one_or_none():
-        join_by_hash(session)
-        deleted = session.execute(
-            DELETE_OLD, {"chat_ids": found.ids, "batch_size": batch_size}
-        ).one()
-        yield {"chats": deleted.chats, "messages": deleted.messages}
-        if deleted.is_more and deleted.messages:
-            chats = max(1, found.chats // 2)
-        else:
-            place = {"after": found.after, "after_id": found.after_id}
-            # As many as probably have nine tenths of a batch's messages.
-            fitting = batch_size * 9 * found.chats // (10 * max(1, deleted.messages))
-            chats = max(1, min(fitting, batch_size))
+    ahead = {"limit": batch_size * BATCHES_AHEAD}
+    size = max(1, batch_size // 10)
+    while found := session.execute(FIND_OLD, {**cutoff, **ahead, **place}).one_or_none():
+        chat_ids = found.ids
+        while chat_ids:
+            size = min(size, len(chat_ids))
+            deleted = _delete(session, chat_ids[:size], cutoff, batch_size)
+            yield {"chats": deleted.chats, "messages": deleted.messages}
+            if deleted.is_more and deleted.messages:
+                size = max(1, size // 2)
+            else:
+                chat_ids = chat_ids[size:]
+                # As many as probably have nine tenths of a batch's messages.
+                fitting = batch_size * size * 9 // (10 * max(1, deleted.messages))
+                size = max(1, min(fitting, batch_size))
+        place = {"after": found.after, "after_id": found.after_id}
     return {"chats": 0, "messages": 0}
+
+
+def _delete(
+    session: Session, chat_ids: Sequence[int], cutoff: Mapping[str, datetime], batch_size: int
+) -> Row[Any]:
+    join_by_hash(session)
+    locked = session.scalar(LOCK_OLD, {"chat_ids": as_text(chat_ids), **cutoff})
+    return session.execute(DELETE_OLD, {"chat_ids": locked, "batch_size": batch_size}).one()

@@ -25,6 +25,13 @@ Ids = str
 """An array of ids as PostgreSQL writes it. Many ids travel as one text: Python and the driver would
 take longer over each of them than the server takes over its row."""
 
+
+
+def as_text(ids: Sequence[int]) -> Ids:
+    """Return ids as an array in PostgreSQL's words."""
+    return f"{{{','.join(map(str, ids))}}}"
+
+
 JOIN_BY_HASH = text("SET LOCAL enable_nestloop = off")
 
 
