@@ -55,6 +55,18 @@ LOCK_OVERDUE = text("""
     ) AS text)
 """)
 
+TELL = insert_notices(
+    "task_cancelled",
+    """
+        SELECT concerned.user_id, concerned.task_id AS related_id, task.title, person.language
+        FROM concerned
+        JOIN free ON free.id = concerned.task_id
+        JOIN task ON task.id = concerned.task_id
+        JOIN person ON person.id = concerned.user_id
+    """,
+    title="title",
+)
+
 # An application, or a person who is to be told, that cannot be locked has somebody busy with it,
 # and so the task. The same goes for an application that is not as it was read: somebody has
 # changed it since this statement began.
@@ -100,17 +112,7 @@ CANCEL = text(f"""
         SELECT id, poster_id, 'cancelled', 'The deadline passed', :now
         FROM task JOIN free USING (id)
         ORDER BY id
-    ), told AS ({insert_notices(
-        "task_cancelled",
-        '''
-        SELECT concerned.user_id, concerned.task_id AS related_id, task.title, person.language
-        FROM concerned
-        JOIN free ON free.id = concerned.task_id
-        JOIN task ON task.id = concerned.task_id
-        JOIN person ON person.id = concerned.user_id
-        ''',
-        title="title",
-    )})
+    ), told AS ({TELL})
     SELECT count(*) FROM free
 """)
 
