@@ -191,8 +191,8 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
 
 
 def _complete(session: Session, activity_ids: Sequence[int], moment: Mapping[str, Any]) -> Counts:
-    join_by_hash(session)
     over = session.execute(LOCK_OVER, {"activity_ids": list(activity_ids), **moment}).one()
+    join_by_hash(session)
     texts = notice_texts("task_cancelled")
     activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}
     done = session.execute(COMPLETE, {**activities, **moment, **texts}).one()
