@@ -1,6 +1,6 @@
 """Rows that somebody else has locked are left alone: how that is seen, and how a walk goes on."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -26,8 +26,7 @@ Ids = str
 take longer over each of them than the server takes over its row."""
 
 
-
-def as_text(ids: Sequence[int]) -> Ids:
+def as_text(ids: Iterable[int]) -> Ids:
     """Return ids as an array in PostgreSQL's words."""
     return f"{{{','.join(map(str, ids))}}}"
 
