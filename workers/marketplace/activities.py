@@ -71,11 +71,12 @@ FIND_OVER = text(f"{OVER} ORDER BY activity.id")
 
 # In a statement of its own, since the next must see which tasks there are until now. From now on
 # there are no new ones: FOR UPDATE keeps them out, since they need the activity's row as well.
-LOCK_OVER = text(f"""
-    WITH locked AS MATERIALIZED ({OVER} FOR UPDATE OF activity SKIP LOCKED)
+LOCK = """
+    WITH locked AS MATERIALIZED ({over} FOR UPDATE OF activity SKIP LOCKED)
     SELECT CAST(ARRAY(SELECT id FROM locked) AS text) AS activity_ids,
            CAST(ARRAY(SELECT reason FROM locked) AS text) AS reasons
-""")
+"""
+LOCK_OVER = text(LOCK.format(over=OVER))
 
 # As many of the activities, from the first on, as have tasks that can be cancelled in one batch;
 # but an activity is never divided.
@@ -112,7 +113,7 @@ TELL = insert_notices(
 # A task, or a person who is to be told, that cannot be locked has somebody busy with it, and so the
 # activity. The same goes for a task that is not as it was read: somebody has changed it since this
 # statement began.
-COMPLETE = text(f"""
+COMPLETE = """
     WITH activity AS MATERIALIZED (
         SELECT id, reason
         FROM unnest(CAST(:activity_ids AS bigint[]), CAST(:reasons AS text[]))
@@ -162,9 +163,10 @@ COMPLETE = text(f"""
         SELECT 'task', stopped.id, 'task_cancelled', stopped.status, 'cancelled',
                format('activity %s was completed: %s', activity.id, activity.reason), :now
         FROM stopped JOIN activity ON activity.id = stopped.activity_id
-    ), told AS ({TELL})
+    ), told AS ({tell})
     SELECT (SELECT count(*) FROM free) AS activities, (SELECT count(*) FROM stopped) AS tasks
-""")
+"""
+COMPLETE_AND_TELL = text(COMPLETE.format(tell=TELL))
 
 
 def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batches:
@@ -195,5 +197,5 @@ def _complete(session: Session, activity_ids: Sequence[int], moment: Mapping[str
     join_by_hash(session)
     texts = notice_texts("task_cancelled")
     activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}
-    done = session.execute(COMPLETE, {**activities, **moment, **texts}).one()
+    done = session.execute(COMPLETE_AND_TELL, {**activities, **moment, **texts}).one()
     return {"activities": done.activities, "tasks": done.tasks}

@@ -18,6 +18,18 @@ class Notice(NamedTuple):
     values: Mapping[str, Any] = {}
 
 
+# One order for all, so that two jobs cannot deadlock.
+INSERT = """
+    INSERT INTO notifications (user_id, type, related_id, title, content, created_at)
+    SELECT user_id, '{notice_type}', related_id, {title}, {content}, :now
+    FROM ({source}) AS notice
+    ORDER BY user_id, related_id
+    ON CONFLICT (user_id, type, related_id) DO UPDATE
+    SET title = excluded.title, content = excluded.content,
+        created_at = excluded.created_at, read_at = NULL
+"""
+
+
 def insert_notices(notice_type: str, source: str, **fillings: str) -> str:
     """Return SQL that sends notices of one type; one that a person has already is renewed.
 
@@ -37,16 +49,9 @@ def insert_notices(notice_type: str, source: str, **fillings: str) -> str:
             filled = f"replace({filled}, '{{{name}}}', {value})"
         return filled
 
-    # One order for all, so that two jobs cannot deadlock.
-    return f"""
-        INSERT INTO notifications (user_id, type, related_id, title, content, created_at)
-        SELECT user_id, '{notice_type}', related_id, {said("title")}, {said("content")}, :now
-        FROM ({source}) AS notice
-        ORDER BY user_id, related_id
-        ON CONFLICT (user_id, type, related_id) DO UPDATE
-        SET title = excluded.title, content = excluded.content,
-            created_at = excluded.created_at, read_at = NULL
-    """
+    return INSERT.format(
+        notice_type=notice_type, source=source, title=said("title"), content=said("content")
+    )
 
 
 def notice_texts(notice_type: str) -> dict[str, str]:

@@ -10,11 +10,11 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
@@ -37,16 +37,25 @@ NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :bat
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
 NEXT_CHANGES = text("""
-    SELECT id, user_id FROM statistics_changes
-    WHERE id > :after AND id <= :last
-    ORDER BY id
-    LIMIT :batch_size
+    SELECT change.user_id, array_agg(change.id) AS ids, max(person.task_count) AS task_count,
+           max(change.id) AS last_id
+    FROM (
+        SELECT id, user_id FROM statistics_changes
+        WHERE id > :after AND id <= :last
+        ORDER BY id
+        LIMIT :batch_size
+    ) AS change
+    LEFT JOIN users AS person ON person.id = change.user_id
+    GROUP BY change.user_id
+    ORDER BY change.user_id
 """)
 
 DELETE_CHANGES = text("""
     DELETE FROM statistics_changes
     WHERE id = ANY (ARRAY(
-        SELECT id FROM statistics_changes WHERE id = ANY(:ids) FOR UPDATE SKIP LOCKED
+        SELECT id FROM statistics_changes
+        WHERE id = ANY(CAST(:ids AS bigint[]))
+        FOR UPDATE SKIP LOCKED
     ))
 """)
 
@@ -161,16 +170,29 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
 def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
     place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
-    while changes := session.execute(NEXT_CHANGES, place).all():
-        ids = defaultdict[int, list[int]](list)
-        for change in changes:
-            ids[change.user_id].append(change.id)
-        for fitting in _divide(session, list(ids), batch_size):
-            taken = [id_ for user_id in fitting for id_ in ids[user_id]]
-            session.execute(DELETE_CHANGES, {"ids": taken})
-            yield {"users": _recompute(session, fitting)}
-        place["after"] = changes[-1].id
+    while people := session.execute(NEXT_CHANGES, place).all():
+        for some in _fitting(people, batch_size * FACTS_PER_USER):
+            taken = [id_ for person in some for id_ in person.ids]
+            session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
+            yield {"users": _recompute(session, [person.user_id for person in some])}
+        place["after"] = max(person.last_id for person in people)
     return None
+
+
+def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[Any]]]:
+    """Divide people into batches by the tasks that each had when last looked at.
+
+    To count what there is to read about them would take as long as to read it.
+    """
+    batch, weight = list[Row[Any]](), 0
+    for person in people:
+        if weight >= facts:
+            yield batch
+            batch, weight = [], 0
+        batch.append(person)
+        weight += 1 + (person.task_count or 0)
+    if batch:
+        yield batch
 
 
 def _divide(

@@ -70,7 +70,7 @@ TELL = insert_notices(
 # An application, or a person who is to be told, that cannot be locked has somebody busy with it,
 # and so the task. The same goes for an application that is not as it was read: somebody has
 # changed it since this statement began.
-CANCEL = text(f"""
+CANCEL = """
     WITH task AS MATERIALIZED (
         SELECT id, poster_id, title FROM tasks WHERE id = ANY(CAST(:task_ids AS bigint[]))
     ), application AS MATERIALIZED (
@@ -112,9 +112,10 @@ CANCEL = text(f"""
         SELECT id, poster_id, 'cancelled', 'The deadline passed', :now
         FROM task JOIN free USING (id)
         ORDER BY id
-    ), told AS ({TELL})
+    ), told AS ({tell})
     SELECT count(*) FROM free
-""")
+"""
+CANCEL_AND_TELL = text(CANCEL.format(tell=TELL))
 
 
 def cancel_expired_tasks(session: Session, now: datetime, *, batch_size: int) -> Batches:
@@ -145,4 +146,4 @@ def _cancel(session: Session, now: datetime, task_ids: Ids) -> int:
     join_by_hash(session)
     locked = session.execute(LOCK_OVERDUE, {"now": now, "task_ids": task_ids}).scalar_one()
     tasks = {"now": now, "task_ids": locked, **notice_texts("task_cancelled")}
-    return int(session.execute(CANCEL, tasks).scalar_one())
+    return int(session.execute(CANCEL_AND_TELL, tasks).scalar_one())
