@@ -15,9 +15,15 @@ from workers.marketplace.locks import (
     as_text,
     join_by_hash,
 )
-from workers.marketplace.notices import Notice, languages, notify
+from workers.marketplace.notices import (
+    Notice,
+    insert_notices,
+    languages,
+    notice_texts,
+    notify,
+)
 from workers.marketplace.texts import CHAT_MESSAGES
-from workers.outbox import record_events
+from workers.outbox import insert_events, record_events
 
 # --- Assignment -----------------------------------------------------------------------------------
 #
@@ -41,21 +47,46 @@ LOCK_WAITING = text("""
 # and what is counted after this is true. Nobody waits for a person's row here: a long transaction
 # about one person must not hold up all others.
 LOCK_PEOPLE = text("""
-    SELECT id FROM users WHERE id = ANY(:user_ids) ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT id FROM users
+    WHERE id = ANY(CAST(:user_ids AS bigint[]))
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
 """)
 LOCK_AGENTS = text("""
     SELECT id FROM customer_service_agents WHERE is_online ORDER BY id FOR UPDATE
 """)
 
-PLACE = text("""
+TELL = insert_notices(
+    "customer_service_assigned",
+    """
+        SELECT DISTINCT placed.user_id, placed.chat_id AS related_id, person.language
+        FROM placed
+        JOIN users AS person ON person.id = placed.user_id
+        WHERE person.id = ANY(CAST(:user_ids AS bigint[]))
+    """,
+)
+
+RECORD = insert_events(
+    "customer_service.chat_assigned",
+    """
+        SELECT CAST(chat_id AS text) AS key,
+               jsonb_build_object('chat_id', chat_id, 'user_id', user_id, 'agent_id', agent_id)
+                   AS payload
+        FROM placed
+        ORDER BY id
+    """,
+)
+
+PLACE = """
     WITH entry AS (
         SELECT id, user_id, row_number() OVER (ORDER BY queued_at, id) AS place
         FROM customer_service_queue
-        WHERE id = ANY(:entry_ids) AND user_id = ANY(:user_ids)
+        WHERE id = ANY(CAST(:entry_ids AS bigint[]))
+          AND user_id = ANY(CAST(:user_ids AS bigint[]))
     ), open_chat AS (
         SELECT DISTINCT ON (user_id) user_id, agent_id, id AS chat_id
         FROM customer_service_chats
-        WHERE user_id = ANY(:user_ids) AND ended_at IS NULL
+        WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND ended_at IS NULL
         ORDER BY user_id, id
     ), person AS (
         SELECT user_id, row_number() OVER (ORDER BY min(place)) AS turn
@@ -83,14 +114,17 @@ PLACE = text("""
         SELECT user_id, agent_id, chat_id FROM open_chat
         UNION ALL
         SELECT user_id, agent_id, chat_id FROM new_chat
-    )
-    UPDATE customer_service_queue AS entry
-    SET status = 'assigned', assigned_agent_id = chat.agent_id, assigned_at = :now,
-        chat_id = chat.chat_id
-    FROM chat
-    WHERE entry.id = ANY(:entry_ids) AND entry.user_id = chat.user_id
-    RETURNING entry.id, entry.user_id, chat.agent_id, chat.chat_id
-""")
+    ), placed AS (
+        UPDATE customer_service_queue AS entry
+        SET status = 'assigned', assigned_agent_id = chat.agent_id, assigned_at = :now,
+            chat_id = chat.chat_id
+        FROM chat
+        WHERE entry.id = ANY(CAST(:entry_ids AS bigint[])) AND entry.user_id = chat.user_id
+        RETURNING entry.id, entry.user_id, chat.agent_id, chat.chat_id
+    ), told AS ({tell}), recorded AS ({record})
+    SELECT count(*) FROM placed
+"""
+PLACE_AND_TELL = text(PLACE.format(tell=TELL, record=RECORD))
 
 COUNT_WAITING = text("""
     SELECT count(*) AS waiting,
@@ -118,41 +152,37 @@ def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batch
     while True:
         batch = {"batch_size": batch_size, "passed_over": passed_over}
         entries = session.execute(LOCK_WAITING, batch).all()
-        placed, unreachable = _place(session, now, entries) if entries else ([], [])
+        placed, unreachable = _place(session, now, entries) if entries else (0, [])
         # They still wait, and would stand first in each batch: those behind them have their turn.
         passed_over += unreachable
         left = session.execute(COUNT_WAITING, {"passed_over": passed_over}).one()
-        is_room_left = len(placed) + len(unreachable) == len(entries)
+        is_room_left = placed + len(unreachable) == len(entries)
         is_going_on = left.with_chat or (left.candidates and is_room_left)
         if not is_going_on or not (placed or unreachable):
-            return {"assigned": len(placed), "waiting": left.waiting}
-        yield {"assigned": len(placed)}
+            return {"assigned": placed, "waiting": left.waiting}
+        yield {"assigned": placed}
 
 
-def _place(
-    session: Session, now: datetime, entries: Sequence[Row[Any]]
-) -> tuple[Sequence[Row[Any]], list[int]]:
-    """Return the entries that were placed, and the ids of those whose person is locked."""
-    people = {"user_ids": list({entry.user_id for entry in entries})}
-    user_ids = list(session.scalars(LOCK_PEOPLE, people))
-    agent_ids = list(session.scalars(LOCK_AGENTS))
+def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> tuple[int, list[int]]:
+    """Return how many entries were placed, and the ids of those whose person is locked."""
+    people = {"user_ids": as_text({entry.user_id for entry in entries})}
+    user_ids = session.scalars(LOCK_PEOPLE, people).all()
+    agent_ids = session.scalars(LOCK_AGENTS).all()
     reachable = set(user_ids)
     unreachable = [entry.id for entry in entries if entry.user_id not in reachable]
+    join_by_hash(session)
     placed = session.execute(
-        PLACE,
+        PLACE_AND_TELL,
         {
-            "entry_ids": [entry.id for entry in entries],
-            "user_ids": user_ids,
-            "agent_ids": agent_ids,
+            "entry_ids": as_text(entry.id for entry in entries),
+            "user_ids": as_text(user_ids),
+            "agent_ids": list(agent_ids),
             "people": len(user_ids),
             "now": now,
+            **notice_texts("customer_service_assigned"),
         },
-    ).all()
-    placed = sorted(placed, key=lambda entry: entry.id)
-    notices = [Notice(entry.user_id, entry.chat_id) for entry in placed]
-    notify(session, now, "customer_service_assigned", notices)
-    _record_chat_events(session, "customer_service.chat_assigned", placed)
-    return placed, unreachable
+    ).scalar_one()
+    return int(placed), unreachable
 
 
 # --- Silence --------------------------------------------------------------------------------------

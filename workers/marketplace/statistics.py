@@ -10,7 +10,7 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,17 +37,20 @@ NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :bat
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
 NEXT_CHANGES = text("""
-    SELECT change.user_id, array_agg(change.id) AS ids, max(person.task_count) AS task_count,
-           max(change.id) AS last_id
-    FROM (
+    WITH change AS MATERIALIZED (
         SELECT id, user_id FROM statistics_changes
         WHERE id > :after AND id <= :last
         ORDER BY id
         LIMIT :batch_size
-    ) AS change
-    LEFT JOIN users AS person ON person.id = change.user_id
-    GROUP BY change.user_id
-    ORDER BY change.user_id
+    ), person AS (
+        SELECT id AS user_id, task_count FROM users
+        WHERE id = ANY(ARRAY(SELECT user_id FROM change))
+    )
+    SELECT user_id, array_agg(id) AS ids, max(task_count) AS task_count, max(id) AS last_id
+    FROM change
+    LEFT JOIN person USING (user_id)
+    GROUP BY user_id
+    ORDER BY user_id
 """)
 
 DELETE_CHANGES = text("""
@@ -170,13 +173,18 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
 def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
     place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
-    while people := session.execute(NEXT_CHANGES, place).all():
+    while people := _next_changes(session, place):
         for some in _fitting(people, batch_size * FACTS_PER_USER):
             taken = [id_ for person in some for id_ in person.ids]
             session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
             yield {"users": _recompute(session, [person.user_id for person in some])}
         place["after"] = max(person.last_id for person in people)
     return None
+
+
+def _next_changes(session: Session, place: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    join_by_hash(session)
+    return session.execute(NEXT_CHANGES, place).all()
 
 
 def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[Any]]]:
