@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.locks import BEFORE_ALL_IDS, join_by_hash
+from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
 from workers.marketplace.notices import insert_notices, notice_texts
 
 SLOTS_PER_ACTIVITY = 10
@@ -39,7 +39,8 @@ NEXT_OPEN = text("""
     ORDER BY id
 """)
 
-# A service without a number offers no slots.
+# A service without a number offers no slots. OFFSET 0 has the planner look for upcoming slots of
+# the few services for which it matters, instead of reading those of all.
 OVER = """
     SELECT activity.id, over.reason
     FROM activities AS activity
@@ -47,7 +48,7 @@ OVER = """
         SELECT link.activity_id, max(slot.ends_at) AS last_ends_at
         FROM activity_time_slots AS link
         JOIN service_time_slots AS slot ON slot.id = link.time_slot_id
-        WHERE link.activity_id = ANY(:activity_ids) AND NOT slot.is_deleted
+        WHERE link.activity_id = ANY(CAST(:activity_ids AS bigint[])) AND NOT slot.is_deleted
         GROUP BY link.activity_id
     ) AS slots ON slots.activity_id = activity.id
     CROSS JOIN LATERAL (
@@ -58,13 +59,14 @@ OVER = """
                     SELECT FROM service_time_slots AS slot
                     WHERE slot.service_id = activity.service_id AND NOT slot.is_deleted
                       AND slot.starts_at BETWEEN :now AND :now + interval '30 days'
+                    OFFSET 0
                 )
             ) THEN 'its last time slot has ended'
             WHEN NOT activity.has_time_slots AND activity.deadline < :now
             THEN 'its deadline has passed'
         END AS reason
     ) AS over
-    WHERE activity.id = ANY(:activity_ids) AND activity.status = 'open'
+    WHERE activity.id = ANY(CAST(:activity_ids AS bigint[])) AND activity.status = 'open'
       AND over.reason IS NOT NULL
 """
 FIND_OVER = text(f"{OVER} ORDER BY activity.id")
@@ -182,9 +184,9 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
     batch = {"batch_size": batch_size, "slots": batch_size * SLOTS_PER_ACTIVITY}
     after = BEFORE_ALL_IDS
     while looked_at := session.scalars(NEXT_OPEN, {"after": after, **batch}).all():
-        over = session.scalars(FIND_OVER, {"activity_ids": list(looked_at), **moment}).all()
+        over = session.scalars(FIND_OVER, {"activity_ids": as_text(looked_at), **moment}).all()
         while over:
-            fitting = session.scalars(FITTING, {"activity_ids": list(over), **batch}).all()
+            fitting = session.scalars(FITTING, {"activity_ids": as_text(over), **batch}).all()
             yield _complete(session, fitting, moment)
             over = over[len(fitting) :]
         yield {"activities": 0, "tasks": 0}
@@ -193,7 +195,7 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
 
 
 def _complete(session: Session, activity_ids: Sequence[int], moment: Mapping[str, Any]) -> Counts:
-    over = session.execute(LOCK_OVER, {"activity_ids": list(activity_ids), **moment}).one()
+    over = session.execute(LOCK_OVER, {"activity_ids": as_text(activity_ids), **moment}).one()
     join_by_hash(session)
     texts = notice_texts("task_cancelled")
     activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}

@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import (
+from workers.marketplace.batching import (
     BATCHES_AHEAD,
     BEFORE_ALL_IDS,
     BEFORE_ALL_TIMES,

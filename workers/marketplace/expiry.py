@@ -8,7 +8,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BATCHES_AHEAD, BEFORE_ALL_IDS, BEFORE_ALL_TIMES
+from workers.marketplace.batching import BATCHES_AHEAD, BEFORE_ALL_IDS, BEFORE_ALL_TIMES
 
 # Some batches ahead, and in the order of the ids: what lies together on disk is then changed
 # together.

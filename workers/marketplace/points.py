@@ -18,7 +18,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.locks import (
+from workers.marketplace.batching import (
     BEFORE_ALL_IDS,
     BEFORE_ALL_TIMES,
     Ids,

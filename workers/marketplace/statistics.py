@@ -18,7 +18,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS, as_text, join_by_hash
+from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
 
 FACTS_PER_USER = 10
 """How many tasks and reviews a batch may read for each person it looks at, on average."""

@@ -1,4 +1,4 @@
-"""Rows that somebody else has locked are left alone: how that is seen, and how a walk goes on."""
+"""How a batch is found, locked and carried: what the rules about many rows have in common."""
 
 from collections.abc import Iterable
 
