@@ -69,6 +69,12 @@ ADD_EVENTS = text("""
 """)
 
 
+INSERT_EVENTS = """
+    INSERT INTO outbox_events (type, key, payload)
+    SELECT '{event_type}', key, payload FROM ({source}) AS event
+"""
+
+
 def enqueue(session: Session, actor: Actor[M_co], *args: Any, **kwargs: Any) -> M_co:
     """Send a message to `actor` with the session's transaction.
 
@@ -122,6 +128,16 @@ def record_events(
             "payloads": [json.dumps(payload) for _, payload in events],
         },
     )
+
+
+def insert_events(event_type: str, source: str) -> str:
+    """Return SQL that records events of one type, for a statement that knows them.
+
+    Args:
+        event_type: their type.
+        source: a query for each event's ``key`` and ``payload``, in order.
+    """
+    return INSERT_EVENTS.format(event_type=event_type, source=source)
 
 
 # --- Publishing -----------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.locks import BEFORE_ALL_IDS, lock_people, lock_rows
-from workers.marketplace.notices import Notice, notify
+from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
+from workers.marketplace.notices import insert_notices, notice_texts
 
 SLOTS_PER_ACTIVITY = 10
 """How many links to slots a batch may read for each activity it looks at, on average."""
@@ -39,7 +39,8 @@ NEXT_OPEN = text("""
     ORDER BY id
 """)
 
-# A service without a number offers no slots.
+# A service without a number offers no slots. OFFSET 0 has the planner look for upcoming slots of
+# the few services for which it matters, instead of reading those of all.
 OVER = """
     SELECT activity.id, over.reason
     FROM activities AS activity
@@ -47,7 +48,7 @@ OVER = """
         SELECT link.activity_id, max(slot.ends_at) AS last_ends_at
         FROM activity_time_slots AS link
         JOIN service_time_slots AS slot ON slot.id = link.time_slot_id
-        WHERE link.activity_id = ANY(:activity_ids) AND NOT slot.is_deleted
+        WHERE link.activity_id = ANY(CAST(:activity_ids AS bigint[])) AND NOT slot.is_deleted
         GROUP BY link.activity_id
     ) AS slots ON slots.activity_id = activity.id
     CROSS JOIN LATERAL (
@@ -58,17 +59,26 @@ OVER = """
                     SELECT FROM service_time_slots AS slot
                     WHERE slot.service_id = activity.service_id AND NOT slot.is_deleted
                       AND slot.starts_at BETWEEN :now AND :now + interval '30 days'
+                    OFFSET 0
                 )
             ) THEN 'its last time slot has ended'
             WHEN NOT activity.has_time_slots AND activity.deadline < :now
             THEN 'its deadline has passed'
         END AS reason
     ) AS over
-    WHERE activity.id = ANY(:activity_ids) AND activity.status = 'open'
+    WHERE activity.id = ANY(CAST(:activity_ids AS bigint[])) AND activity.status = 'open'
       AND over.reason IS NOT NULL
 """
 FIND_OVER = text(f"{OVER} ORDER BY activity.id")
-LOCK_OVER = text(f"{OVER} FOR UPDATE OF activity SKIP LOCKED")
+
+# In a statement of its own, since the next must see which tasks there are until now. From now on
+# there are no new ones: FOR UPDATE keeps them out, since they need the activity's row as well.
+LOCK = """
+    WITH locked AS MATERIALIZED ({over} FOR UPDATE OF activity SKIP LOCKED)
+    SELECT CAST(ARRAY(SELECT id FROM locked) AS text) AS activity_ids,
+           CAST(ARRAY(SELECT reason FROM locked) AS text) AS reasons
+"""
+LOCK_OVER = text(LOCK.format(over=OVER))
 
 # As many of the activities, from the first on, as have tasks that can be cancelled in one batch;
 # but an activity is never divided.
@@ -91,37 +101,74 @@ FITTING = text("""
     ORDER BY place
 """)
 
-TASKS = """
-    SELECT id, activity_id, title, poster_id, taker_id FROM tasks
-    WHERE activity_id = ANY(:activity_ids) AND status IN ('open', 'taken')
-"""
+TELL = insert_notices(
+    "task_cancelled",
+    """
+        SELECT concerned.user_id, concerned.task_id AS related_id, concerned.title, person.language
+        FROM concerned
+        JOIN free ON free.id = concerned.activity_id
+        JOIN person ON person.id = concerned.user_id
+    """,
+    title="title",
+)
 
-COMPLETE = text("""
-    WITH activity AS (
+# A task, or a person who is to be told, that cannot be locked has somebody busy with it, and so the
+# activity. The same goes for a task that is not as it was read: somebody has changed it since this
+# statement began.
+COMPLETE = """
+    WITH activity AS MATERIALIZED (
         SELECT id, reason
         FROM unnest(CAST(:activity_ids AS bigint[]), CAST(:reasons AS text[]))
-             AS over (id, reason)
-    ), task AS (
-        SELECT id, status, activity_id
-        FROM tasks
-        WHERE activity_id = ANY(:activity_ids) AND status IN ('open', 'taken')
+             AS activity (id, reason)
+    ), task AS MATERIALIZED (
+        SELECT id, activity_id, title, poster_id, taker_id, status, ctid AS version FROM tasks
+        WHERE activity_id = ANY(CAST(:activity_ids AS bigint[])) AND status IN ('open', 'taken')
+    ), locked AS MATERIALIZED (
+        SELECT id, ctid AS version FROM tasks
+        WHERE id = ANY(ARRAY(SELECT id FROM task))
+        FOR UPDATE SKIP LOCKED
+    ), concerned AS MATERIALIZED (
+        SELECT id AS task_id, activity_id, title, poster_id AS user_id FROM task
+        UNION ALL
+        SELECT id, activity_id, title, taker_id FROM task WHERE taker_id IS NOT NULL
+    ), person AS MATERIALIZED (
+        SELECT id, language FROM users
+        WHERE id = ANY(ARRAY(SELECT user_id FROM concerned))
+        FOR KEY SHARE SKIP LOCKED
+    ), busy AS (
+        SELECT activity_id
+        FROM task LEFT JOIN locked USING (id, version)
+        WHERE locked.id IS NULL
+        UNION
+        SELECT activity_id
+        FROM concerned LEFT JOIN person ON person.id = user_id
+        WHERE person.id IS NULL
+    ), free AS MATERIALIZED (
+        SELECT id FROM activity
+        EXCEPT
+        SELECT activity_id FROM busy
+    ), stopped AS MATERIALIZED (
+        SELECT task.id, task.activity_id, task.status
+        FROM task JOIN free ON free.id = task.activity_id
     ), completed AS (
         UPDATE activities SET status = 'completed', updated_at = :now
-        WHERE id = ANY(:activity_ids)
+        WHERE id = ANY(ARRAY(SELECT id FROM free))
     ), cancelled AS (
         UPDATE tasks SET status = 'cancelled', updated_at = :now
-        WHERE id IN (SELECT id FROM task)
-    )
-    INSERT INTO audit_log
-        (entity, entity_id, action, old_status, new_status, detail, created_at)
-    SELECT 'activity', id, 'activity_completed', 'open', 'completed', reason, :now
-    FROM activity
-    UNION ALL
-    SELECT 'task', task.id, 'task_cancelled', task.status, 'cancelled',
-           format('activity %s was completed: %s', activity.id, activity.reason), :now
-    FROM task
-    JOIN activity ON activity.id = task.activity_id
-""")
+        WHERE id = ANY(ARRAY(SELECT id FROM stopped))
+    ), audited AS (
+        INSERT INTO audit_log
+            (entity, entity_id, action, old_status, new_status, detail, created_at)
+        SELECT 'activity', id, 'activity_completed', 'open', 'completed', reason, :now
+        FROM activity JOIN free USING (id)
+        UNION ALL
+        SELECT 'task', stopped.id, 'task_cancelled', stopped.status, 'cancelled',
+               format('activity %s was completed: %s', activity.id, activity.reason), :now
+        FROM stopped JOIN activity ON activity.id = stopped.activity_id
+    ), told AS ({tell})
+    SELECT (SELECT count(*) FROM free) AS activities, (SELECT count(*) FROM stopped) AS tasks
+"""
+COMPLETE_AND_TELL = text(COMPLETE.format(tell=TELL))
 
 
 def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batches:
@@ -137,9 +184,9 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
     batch = {"batch_size": batch_size, "slots": batch_size * SLOTS_PER_ACTIVITY}
     after = BEFORE_ALL_IDS
     while looked_at := session.scalars(NEXT_OPEN, {"after": after, **batch}).all():
-        over = session.scalars(FIND_OVER, {"activity_ids": list(looked_at), **moment}).all()
+        over = session.scalars(FIND_OVER, {"activity_ids": as_text(looked_at), **moment}).all()
         while over:
-            fitting = session.scalars(FITTING, {"activity_ids": list(over), **batch}).all()
+            fitting = session.scalars(FITTING, {"activity_ids": as_text(over), **batch}).all()
             yield _complete(session, fitting, moment)
             over = over[len(fitting) :]
         yield {"activities": 0, "tasks": 0}
@@ -148,23 +195,9 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
 
 
 def _complete(session: Session, activity_ids: Sequence[int], moment: Mapping[str, Any]) -> Counts:
-    over = session.execute(LOCK_OVER, {"activity_ids": list(activity_ids), **moment}).all()
-    reasons = {activity.id: activity.reason for activity in over}
-    tasks, locked = lock_rows(session, TASKS, {"activity_ids": list(reasons)})
-    concerned = [(task, task.poster_id) for task in tasks]
-    concerned += [(task, task.taker_id) for task in tasks if task.taker_id is not None]
-    reachable = lock_people(session, {user_id for _, user_id in concerned})
-    busy = {task.activity_id for task in locked}
-    busy |= {task.activity_id for task, user_id in concerned if user_id not in reachable}
-
-    free = list(reasons.keys() - busy)
-    free_reasons = [reasons[activity_id] for activity_id in free]
-    session.execute(COMPLETE, {"activity_ids": free, "reasons": free_reasons, **moment})
-    notices = [
-        Notice(user_id, task.id, {"title": task.title})
-        for task, user_id in concerned
-        if task.activity_id not in busy
-    ]
-    notify(session, moment["now"], "task_cancelled", notices)
-    cancelled = [task for task in tasks if task.activity_id not in busy]
-    return {"activities": len(free), "tasks": len(cancelled)}
+    over = session.execute(LOCK_OVER, {"activity_ids": as_text(activity_ids), **moment}).one()
+    join_by_hash(session)
+    texts = notice_texts("task_cancelled")
+    activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}
+    done = session.execute(COMPLETE_AND_TELL, {**activities, **moment, **texts}).one()
+    return {"activities": done.activities, "tasks": done.tasks}

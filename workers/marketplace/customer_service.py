@@ -1,6 +1,6 @@
 """Customer service: who waits gets an agent; silent chats are warned, ended, later deleted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,9 +8,22 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.notices import Notice, languages, notify
+from workers.marketplace.batching import (
+    BATCHES_AHEAD,
+    BEFORE_ALL_IDS,
+    BEFORE_ALL_TIMES,
+    as_text,
+    join_by_hash,
+)
+from workers.marketplace.notices import (
+    Notice,
+    insert_notices,
+    languages,
+    notice_texts,
+    notify,
+)
 from workers.marketplace.texts import CHAT_MESSAGES
-from workers.outbox import record_events
+from workers.outbox import insert_events, record_events
 
 # --- Assignment -----------------------------------------------------------------------------------
 #
@@ -34,21 +47,46 @@ LOCK_WAITING = text("""
 # and what is counted after this is true. Nobody waits for a person's row here: a long transaction
 # about one person must not hold up all others.
 LOCK_PEOPLE = text("""
-    SELECT id FROM users WHERE id = ANY(:user_ids) ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT id FROM users
+    WHERE id = ANY(CAST(:user_ids AS bigint[]))
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
 """)
 LOCK_AGENTS = text("""
     SELECT id FROM customer_service_agents WHERE is_online ORDER BY id FOR UPDATE
 """)
 
-PLACE = text("""
+TELL = insert_notices(
+    "customer_service_assigned",
+    """
+        SELECT DISTINCT placed.user_id, placed.chat_id AS related_id, person.language
+        FROM placed
+        JOIN users AS person ON person.id = placed.user_id
+        WHERE person.id = ANY(CAST(:user_ids AS bigint[]))
+    """,
+)
+
+RECORD = insert_events(
+    "customer_service.chat_assigned",
+    """
+        SELECT CAST(chat_id AS text) AS key,
+               jsonb_build_object('chat_id', chat_id, 'user_id', user_id, 'agent_id', agent_id)
+                   AS payload
+        FROM placed
+        ORDER BY id
+    """,
+)
+
+PLACE = """
     WITH entry AS (
         SELECT id, user_id, row_number() OVER (ORDER BY queued_at, id) AS place
         FROM customer_service_queue
-        WHERE id = ANY(:entry_ids) AND user_id = ANY(:user_ids)
+        WHERE id = ANY(CAST(:entry_ids AS bigint[]))
+          AND user_id = ANY(CAST(:user_ids AS bigint[]))
     ), open_chat AS (
         SELECT DISTINCT ON (user_id) user_id, agent_id, id AS chat_id
         FROM customer_service_chats
-        WHERE user_id = ANY(:user_ids) AND ended_at IS NULL
+        WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND ended_at IS NULL
         ORDER BY user_id, id
     ), person AS (
         SELECT user_id, row_number() OVER (ORDER BY min(place)) AS turn
@@ -76,14 +114,17 @@ PLACE = text("""
         SELECT user_id, agent_id, chat_id FROM open_chat
         UNION ALL
         SELECT user_id, agent_id, chat_id FROM new_chat
-    )
-    UPDATE customer_service_queue AS entry
-    SET status = 'assigned', assigned_agent_id = chat.agent_id, assigned_at = :now,
-        chat_id = chat.chat_id
-    FROM chat
-    WHERE entry.id = ANY(:entry_ids) AND entry.user_id = chat.user_id
-    RETURNING entry.id, entry.user_id, chat.agent_id, chat.chat_id
-""")
+    ), placed AS (
+        UPDATE customer_service_queue AS entry
+        SET status = 'assigned', assigned_agent_id = chat.agent_id, assigned_at = :now,
+            chat_id = chat.chat_id
+        FROM chat
+        WHERE entry.id = ANY(CAST(:entry_ids AS bigint[])) AND entry.user_id = chat.user_id
+        RETURNING entry.id, entry.user_id, chat.agent_id, chat.chat_id
+    ), told AS ({tell}), recorded AS ({record})
+    SELECT count(*) FROM placed
+"""
+PLACE_AND_TELL = text(PLACE.format(tell=TELL, record=RECORD))
 
 COUNT_WAITING = text("""
     SELECT count(*) AS waiting,
@@ -111,41 +152,37 @@ def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batch
     while True:
         batch = {"batch_size": batch_size, "passed_over": passed_over}
         entries = session.execute(LOCK_WAITING, batch).all()
-        placed, unreachable = _place(session, now, entries) if entries else ([], [])
+        placed, unreachable = _place(session, now, entries) if entries else (0, [])
         # They still wait, and would stand first in each batch: those behind them have their turn.
         passed_over += unreachable
         left = session.execute(COUNT_WAITING, {"passed_over": passed_over}).one()
-        is_room_left = len(placed) + len(unreachable) == len(entries)
+        is_room_left = placed + len(unreachable) == len(entries)
         is_going_on = left.with_chat or (left.candidates and is_room_left)
         if not is_going_on or not (placed or unreachable):
-            return {"assigned": len(placed), "waiting": left.waiting}
-        yield {"assigned": len(placed)}
+            return {"assigned": placed, "waiting": left.waiting}
+        yield {"assigned": placed}
 
 
-def _place(
-    session: Session, now: datetime, entries: Sequence[Row[Any]]
-) -> tuple[Sequence[Row[Any]], list[int]]:
-    """Return the entries that were placed, and the ids of those whose person is locked."""
-    people = {"user_ids": list({entry.user_id for entry in entries})}
-    user_ids = list(session.scalars(LOCK_PEOPLE, people))
-    agent_ids = list(session.scalars(LOCK_AGENTS))
+def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> tuple[int, list[int]]:
+    """Return how many entries were placed, and the ids of those whose person is locked."""
+    people = {"user_ids": as_text({entry.user_id for entry in entries})}
+    user_ids = session.scalars(LOCK_PEOPLE, people).all()
+    agent_ids = session.scalars(LOCK_AGENTS).all()
     reachable = set(user_ids)
     unreachable = [entry.id for entry in entries if entry.user_id not in reachable]
+    join_by_hash(session)
     placed = session.execute(
-        PLACE,
+        PLACE_AND_TELL,
         {
-            "entry_ids": [entry.id for entry in entries],
-            "user_ids": user_ids,
-            "agent_ids": agent_ids,
+            "entry_ids": as_text(entry.id for entry in entries),
+            "user_ids": as_text(user_ids),
+            "agent_ids": list(agent_ids),
             "people": len(user_ids),
             "now": now,
+            **notice_texts("customer_service_assigned"),
         },
-    ).all()
-    placed = sorted(placed, key=lambda entry: entry.id)
-    notices = [Notice(entry.user_id, entry.chat_id) for entry in placed]
-    notify(session, now, "customer_service_assigned", notices)
-    _record_chat_events(session, "customer_service.chat_assigned", placed)
-    return placed, unreachable
+    ).scalar_one()
+    return int(placed), unreachable
 
 
 # --- Silence --------------------------------------------------------------------------------------
@@ -299,34 +336,65 @@ def _who(chat: Row[Any]) -> dict[str, Any]:
 
 # --- Clean-up -------------------------------------------------------------------------------------
 
-# A row for each message, and so at most a batch of those too: a long chat is deleted little by
-# little. OFFSET 0 has the planner read them chat by chat, and stop at the limit.
+# Some batches ahead, and in the order of the ids: what lies together on disk is then changed
+# together.
+FIND_OLD = text("""
+    WITH old AS MATERIALIZED (
+        SELECT id, ended_at FROM customer_service_chats
+        WHERE ended_at < :ended_before AND (ended_at, id) > (CAST(:after AS timestamptz), :after_id)
+        ORDER BY ended_at, id
+        LIMIT :limit
+    )
+    SELECT ARRAY(SELECT id FROM old ORDER BY id) AS ids,
+           CAST(last.ended_at AS text) AS after, last.id AS after_id
+    FROM (SELECT ended_at, id FROM old ORDER BY ended_at DESC, id DESC LIMIT 1) AS last
+""")
+
+# In a statement of its own: whoever is just writing in one of them has finished, or waits.
 LOCK_OLD = text("""
-    SELECT chat.id
-    FROM customer_service_chats AS chat
-    LEFT JOIN LATERAL (
-        SELECT 1 FROM customer_service_messages AS message WHERE message.chat_id = chat.id OFFSET 0
-    ) AS message ON true
-    WHERE chat.ended_at < :ended_before AND chat.id <> ALL(:passed_over)
-    ORDER BY chat.ended_at, chat.id
-    LIMIT :batch_size
-    FOR UPDATE OF chat SKIP LOCKED
-""")
-DELETE_MESSAGES = text("""
-    DELETE FROM customer_service_messages
-    WHERE id = ANY (ARRAY(
-        SELECT id FROM customer_service_messages
-        WHERE chat_id = ANY(:chat_ids)
-        LIMIT :batch_size
+    SELECT CAST(ARRAY(
+        SELECT id FROM customer_service_chats
+        WHERE id = ANY(CAST(:chat_ids AS bigint[])) AND ended_at < :ended_before
         FOR UPDATE SKIP LOCKED
-    ))
-    RETURNING id
+    ) AS text)
 """)
-DELETE_CHATS = text("""
-    DELETE FROM customer_service_chats AS chat
-    WHERE id = ANY(:chat_ids)
-      AND NOT EXISTS (SELECT FROM customer_service_messages WHERE chat_id = chat.id)
-    RETURNING id
+
+# If they have more messages than one batch, that many of these are deleted, and no chat yet.
+# Otherwise all chats but those of which somebody has locked a message: the foreign key deletes
+# the messages of a chat faster than a statement for all of them would.
+#
+# It would clear the queue's entries too, but slower.
+DELETE_OLD = text("""
+    WITH message AS MATERIALIZED (
+        SELECT ctid AS version, chat_id FROM customer_service_messages
+        WHERE chat_id = ANY(CAST(:chat_ids AS bigint[]))
+        LIMIT :batch_size + 1
+    ), locked AS MATERIALIZED (
+        SELECT ctid AS version, chat_id FROM customer_service_messages
+        WHERE ctid = ANY(ARRAY(SELECT version FROM message LIMIT :batch_size))
+        FOR UPDATE SKIP LOCKED
+    ), are_too_many AS MATERIALIZED (
+        SELECT FROM message OFFSET :batch_size
+    ), emptied AS MATERIALIZED (
+        SELECT unnest(CAST(:chat_ids AS bigint[])) AS id
+        WHERE NOT EXISTS (SELECT FROM are_too_many)
+        EXCEPT
+        SELECT chat_id FROM (SELECT * FROM message EXCEPT SELECT * FROM locked) AS busy
+    ), said AS (
+        DELETE FROM customer_service_messages
+        WHERE ctid = ANY(ARRAY(SELECT version FROM locked
+                               WHERE EXISTS (SELECT FROM are_too_many)))
+    ), queued AS (
+        UPDATE customer_service_queue SET chat_id = NULL
+        WHERE chat_id = ANY(ARRAY(SELECT id FROM emptied))
+    ), ended AS (
+        DELETE FROM customer_service_chats WHERE id = ANY(ARRAY(SELECT id FROM emptied))
+    )
+    SELECT (SELECT count(*) FROM emptied) AS chats,
+           (SELECT count(*) FROM locked
+            WHERE chat_id IN (SELECT id FROM emptied) OR EXISTS (SELECT FROM are_too_many))
+               AS messages,
+           EXISTS (SELECT FROM are_too_many) AS is_more
 """)
 
 
@@ -340,14 +408,30 @@ def delete_old_chats(
     Returns:
         ``chats`` and ``messages``, the rows deleted.
     """
-    passed_over: list[int] = []
-    cutoff = {"ended_before": now - retention, "batch_size": batch_size}
-    while found := set(session.scalars(LOCK_OLD, {**cutoff, "passed_over": passed_over})):
-        those = {"chat_ids": list(found), "batch_size": batch_size}
-        messages = len(session.execute(DELETE_MESSAGES, those).all())
-        chats = len(session.execute(DELETE_CHATS, those).all())
-        if not messages and not chats:
-            # Somebody has locked what is left of them.
-            passed_over += found
-        yield {"chats": chats, "messages": messages}
+    place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
+    cutoff = {"ended_before": now - retention}
+    ahead = {"limit": batch_size * BATCHES_AHEAD}
+    size = max(1, batch_size // 10)
+    while found := session.execute(FIND_OLD, {**cutoff, **ahead, **place}).one_or_none():
+        chat_ids = found.ids
+        while chat_ids:
+            size = min(size, len(chat_ids))
+            deleted = _delete(session, chat_ids[:size], cutoff, batch_size)
+            yield {"chats": deleted.chats, "messages": deleted.messages}
+            if deleted.is_more and deleted.messages:
+                size = max(1, size // 2)
+            else:
+                chat_ids = chat_ids[size:]
+                # As many as probably have nine tenths of a batch's messages.
+                fitting = batch_size * size * 9 // (10 * max(1, deleted.messages))
+                size = max(1, min(fitting, batch_size))
+        place = {"after": found.after, "after_id": found.after_id}
     return {"chats": 0, "messages": 0}
+
+
+def _delete(
+    session: Session, chat_ids: Sequence[int], cutoff: Mapping[str, datetime], batch_size: int
+) -> Row[Any]:
+    join_by_hash(session)
+    locked = session.scalar(LOCK_OLD, {"chat_ids": as_text(chat_ids), **cutoff})
+    return session.execute(DELETE_OLD, {"chat_ids": locked, "batch_size": batch_size}).one()

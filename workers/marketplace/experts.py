@@ -9,7 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS
+from workers.marketplace.batching import BEFORE_ALL_IDS
 from workers.marketplace.texts import RESPONSE_TIMES
 
 FACTS_PER_EXPERT = 10

@@ -8,21 +8,45 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS
+from workers.marketplace.batching import BATCHES_AHEAD, BEFORE_ALL_IDS, BEFORE_ALL_TIMES
+
+# Some batches ahead, and in the order of the ids: what lies together on disk is then changed
+# together.
+FIND = """
+    WITH overdue AS MATERIALIZED (
+        SELECT id, valid_until FROM {table}
+        WHERE {live} AND valid_until < :now
+          AND (valid_until, id) > (CAST(:after AS timestamptz), :after_id)
+        ORDER BY valid_until, id
+        LIMIT :batch_size * :batches_ahead
+    ), placed AS (
+        SELECT id, (row_number() OVER (ORDER BY id) - 1) / :batch_size AS batch FROM overdue
+    ), batch AS (
+        SELECT CAST(array_agg(id) AS text) AS ids FROM placed GROUP BY batch ORDER BY batch
+    )
+    SELECT ARRAY(SELECT ids FROM batch) AS batches,
+           CAST(last.valid_until AS text) AS after, last.id AS after_id
+    FROM (SELECT valid_until, id FROM overdue ORDER BY valid_until DESC, id DESC LIMIT 1) AS last
+"""
 
 # NO KEY, because nobody who refers to a coupon needs to wait: a coupon that is being handed out
 # all the time would otherwise be skipped all the time.
-EXPIRE_COUPONS = text("""
-    UPDATE coupons SET status = 'expired'
-    WHERE id = ANY (ARRAY(
-        SELECT id FROM coupons
-        WHERE status = 'active' AND valid_until < :now
-        ORDER BY valid_until, id
-        LIMIT :batch_size
-        FOR NO KEY UPDATE SKIP LOCKED
-    ))
-    RETURNING id
-""")
+EXPIRE = """
+    WITH changed AS (
+        UPDATE {table} SET {change}
+        WHERE id = ANY (ARRAY(
+            SELECT id FROM {table}
+            WHERE id = ANY(CAST(:ids AS bigint[])) AND {live} AND valid_until < :now
+            FOR NO KEY UPDATE SKIP LOCKED
+        ))
+        RETURNING 1
+    )
+    SELECT count(*) FROM changed
+"""
+COUPONS = {"table": "coupons", "live": "status = 'active'", "change": "status = 'expired'"}
+CODES = {"table": "invitation_codes", "live": "is_active", "change": "is_active = false"}
+FIND_COUPONS, EXPIRE_COUPONS = text(FIND.format(**COUPONS)), text(EXPIRE.format(**COUPONS))
+FIND_CODES, EXPIRE_CODES = text(FIND.format(**CODES)), text(EXPIRE.format(**CODES))
 
 # From coupon to coupon of which somebody holds an unused one, by one probe of the index each: what
 # was used or has expired costs nothing, nor do the many people who hold the same. A step counter,
@@ -50,29 +74,20 @@ NEXT_HELD = text("""
 # The coupon is looked at again, since it may have been prolonged after it was found. No order:
 # there are no better and worse ones, and it would have all of them read for each batch.
 EXPIRE_HELD = text("""
-    UPDATE user_coupons SET status = 'expired'
-    WHERE id = ANY (ARRAY(
-        SELECT held.id
-        FROM user_coupons AS held
-        JOIN coupons AS coupon ON coupon.id = held.coupon_id
-        WHERE held.status = 'unused' AND held.coupon_id = ANY(:coupon_ids)
-          AND coupon.valid_until < :now
-        LIMIT :batch_size
-        FOR NO KEY UPDATE OF held SKIP LOCKED
-    ))
-    RETURNING id
-""")
-
-EXPIRE_CODES = text("""
-    UPDATE invitation_codes SET is_active = false
-    WHERE id = ANY (ARRAY(
-        SELECT id FROM invitation_codes
-        WHERE is_active AND valid_until < :now
-        ORDER BY valid_until, id
-        LIMIT :batch_size
-        FOR NO KEY UPDATE SKIP LOCKED
-    ))
-    RETURNING id
+    WITH changed AS (
+        UPDATE user_coupons SET status = 'expired'
+        WHERE id = ANY (ARRAY(
+            SELECT held.id
+            FROM user_coupons AS held
+            JOIN coupons AS coupon ON coupon.id = held.coupon_id
+            WHERE held.status = 'unused' AND held.coupon_id = ANY(:coupon_ids)
+              AND coupon.valid_until < :now
+            LIMIT :batch_size
+            FOR NO KEY UPDATE OF held SKIP LOCKED
+        ))
+        RETURNING 1
+    )
+    SELECT count(*) FROM changed
 """)
 
 
@@ -83,7 +98,7 @@ def expire_coupons(session: Session, now: datetime, *, batch_size: int) -> Batch
         ``coupons``; ``user_coupons``, also those whose coupon was expired or disabled before.
     """
     batch = {"now": now, "batch_size": batch_size}
-    for coupons in _drain(session, EXPIRE_COUPONS, batch):
+    for coupons in _expire(session, FIND_COUPONS, EXPIRE_COUPONS, batch):
         yield {"coupons": coupons}
     after = BEFORE_ALL_IDS
     while held := session.execute(NEXT_HELD, {**batch, "after": after}).all():
@@ -100,16 +115,30 @@ def expire_invitation_codes(session: Session, now: datetime, *, batch_size: int)
     Returns:
         ``codes``.
     """
-    for codes in _drain(session, EXPIRE_CODES, {"now": now, "batch_size": batch_size}):
+    batch = {"now": now, "batch_size": batch_size}
+    for codes in _expire(session, FIND_CODES, EXPIRE_CODES, batch):
         yield {"codes": codes}
     return {"codes": 0}
+
+
+def _expire(
+    session: Session, find: TextClause, expire: TextClause, batch: Mapping[str, Any]
+) -> Iterator[int]:
+    """Expire what is found, batch by batch. How many rows were changed, each time."""
+    place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
+    ahead = {**batch, "batches_ahead": BATCHES_AHEAD}
+    while found := session.execute(find, {**ahead, **place}).one_or_none():
+        for ids in found.batches:
+            yield session.execute(expire, {**batch, "ids": ids}).scalar_one()
+        # Those that somebody has locked are still due: go on behind them.
+        place = {"after": found.after, "after_id": found.after_id}
 
 
 def _drain(session: Session, statement: TextClause, batch: Mapping[str, Any]) -> Iterator[int]:
     """Execute a statement until it finds nothing more. How many rows it changed, each time."""
     is_drained = False
     while not is_drained:
-        changed = len(session.execute(statement, batch).all())
+        changed = session.execute(statement, batch).scalar_one()
         is_drained = changed < batch["batch_size"]
         if changed:
             yield changed

@@ -10,14 +10,20 @@ has. A lot has its amount, less what expired of it before, since that cannot hav
 """
 
 import logging
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.locks import BEFORE_ALL_IDS, BEFORE_ALL_TIMES, lock_people, lock_rows
+from workers.marketplace.batching import (
+    BEFORE_ALL_IDS,
+    BEFORE_ALL_TIMES,
+    Ids,
+    join_by_hash,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,88 +32,146 @@ LEDGER_ROWS_PER_LOT = 10
 
 MAX_LOGGED_USERS = 20
 
-# The people of the next due lots, and no more of them than have ledgers that can be read in one
-# batch; but one person's ledger is never divided. OFFSET 0 has the planner read ledger by ledger,
-# and stop at the limit.
-NEXT_DUE = text("""
-    SELECT id, user_id, CAST(expires_at AS text) AS expires_at
-    FROM (
-        SELECT lot.id, lot.user_id, lot.expires_at
-        FROM (
-            SELECT id, user_id, expires_at FROM points_transactions
-            WHERE type = 'earn' AND NOT expired AND expires_at <= :now
-              AND (expires_at, id) > (CAST(:after AS timestamptz), :after_id)
-            ORDER BY expires_at, id
-            LIMIT :batch_size
-        ) AS lot
-        CROSS JOIN LATERAL (
-            SELECT 1 FROM points_transactions WHERE user_id = lot.user_id OFFSET 0
-        ) AS entry
-        ORDER BY lot.expires_at, lot.id
-        LIMIT :ledger_rows
-    ) AS entry
-    GROUP BY id, user_id, entry.expires_at
-    ORDER BY entry.expires_at, id
+# The people of the next due lots: one batch, or several if they have long ledgers, so that none
+# reads more than it may; but one person's ledger is never divided. Those who earned together come
+# together, since what lies together on disk is then changed together.
+FIND_DUE = text("""
+    WITH due AS MATERIALIZED (
+        SELECT id, user_id, expires_at FROM points_transactions
+        WHERE type = 'earn' AND NOT expired AND expires_at <= :now
+          AND (expires_at, id) > (CAST(:after AS timestamptz), :after_id)
+        ORDER BY expires_at, id
+        LIMIT :batch_size
+    ), person AS (
+        SELECT user_id, min(id) AS first_id, count(*) AS lots
+        FROM due
+        WHERE NOT EXISTS (SELECT FROM unnest(CAST(:mismatched AS bigint[])) AS known (user_id)
+                          WHERE known.user_id = due.user_id)
+        GROUP BY user_id
+    ), ledger AS (
+        SELECT user_id, count(*) AS entries FROM points_transactions
+        WHERE user_id = ANY(ARRAY(SELECT user_id FROM person))
+        GROUP BY user_id
+    ), weighed AS (
+        SELECT user_id, first_id, greatest(entries, lots * :ledger_rows_per_lot) AS weight
+        FROM person JOIN ledger USING (user_id)
+    ), placed AS (
+        SELECT user_id, div(sum(weight) OVER (ORDER BY first_id) - weight,
+                            :batch_size * :ledger_rows_per_lot) AS batch
+        FROM weighed
+    ), batch AS (
+        SELECT CAST(array_agg(user_id) AS text) AS user_ids
+        FROM placed
+        GROUP BY batch
+        ORDER BY batch
+    )
+    SELECT ARRAY(SELECT user_ids FROM batch) AS batches,
+           CAST(last.expires_at AS text) AS after, last.id AS after_id
+    FROM (SELECT expires_at, id FROM due ORDER BY expires_at DESC, id DESC LIMIT 1) AS last
 """)
 
-ACCOUNTS = "SELECT user_id AS id FROM points_accounts WHERE user_id = ANY(:user_ids)"
+# In a statement of its own, before anything is read of the ledgers: what is spent from now on
+# waits, what was spent until now is seen.
+LOCK_ACCOUNTS = text("""
+    WITH locked AS MATERIALIZED (
+        SELECT account.user_id, account.balance
+        FROM points_accounts AS account
+        JOIN users AS person ON person.id = account.user_id
+        WHERE account.user_id = ANY(CAST(:user_ids AS bigint[]))
+          AND person.id = ANY(CAST(:user_ids AS bigint[]))
+        FOR UPDATE OF account SKIP LOCKED
+        FOR KEY SHARE OF person SKIP LOCKED
+    ), others AS MATERIALIZED (
+        SELECT unnest(CAST(:user_ids AS bigint[])) AS user_id
+        EXCEPT
+        SELECT user_id FROM locked
+    )
+    SELECT CAST(ARRAY(SELECT user_id FROM locked) AS text) AS user_ids,
+           CAST(ARRAY(SELECT balance FROM locked) AS text) AS balances,
+           ARRAY(SELECT user_id FROM others
+                 EXCEPT
+                 SELECT user_id FROM points_accounts
+                 WHERE user_id = ANY(ARRAY(SELECT user_id FROM others))) AS without_account
+""")
 
-DUE_LOTS = """
-    SELECT id, user_id FROM points_transactions
-    WHERE user_id = ANY(:user_ids) AND type = 'earn' AND NOT expired AND expires_at <= :now
-"""
-
-# Lots that expire later come later in the order, and so take no part. Window functions, and no
-# joins of intermediate results: those are as slow as the planner's guess at their size is wrong.
+# Lots that expire later come later in the order, and so take no part.
+#
+# Of a person with a due lot that cannot be locked, or is not as it was read, somebody is just
+# changing it: all their lots are left for the next run.
 EXPIRE = text("""
-    WITH ledger AS (
-        SELECT id, user_id, type, amount, expires_at, expired,
-               sum(amount) FILTER (WHERE type = 'spend') OVER (PARTITION BY user_id) AS spent,
-               sum(amount) FILTER (WHERE type = 'expire') OVER (
-                   PARTITION BY user_id, CASE type WHEN 'earn' THEN id ELSE related_id END
-               ) AS expired_before
+    WITH entry AS MATERIALIZED (
+        SELECT id, user_id, type, amount, related_id, expires_at, expired, ctid AS version
         FROM points_transactions
-        WHERE user_id = ANY(:user_ids) AND (type <> 'earn' OR expires_at <= :now)
+        WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND (type <> 'earn' OR expires_at <= :now)
+    ), spent AS (
+        SELECT user_id, sum(amount) AS points FROM entry WHERE type = 'spend' GROUP BY user_id
+    ), expired_before AS (
+        SELECT user_id, related_id AS id, sum(amount) AS points
+        FROM entry
+        WHERE type = 'expire'
+        GROUP BY user_id, related_id
     ), lot AS (
-        SELECT id, user_id, expires_at, expired, coalesce(spent, 0) AS spent,
-               greatest(amount - coalesce(expired_before, 0), 0) AS points
-        FROM ledger
+        SELECT id, user_id, expires_at, expired, version, coalesce(spent.points, 0) AS spent,
+               greatest(amount - coalesce(expired_before.points, 0), 0) AS points
+        FROM entry
+        LEFT JOIN spent USING (user_id)
+        LEFT JOIN expired_before USING (user_id, id)
         WHERE type = 'earn'
     ), in_order AS (
         SELECT *, sum(points) OVER (PARTITION BY user_id ORDER BY expires_at, id) AS points_so_far
         FROM lot
-    ), due AS (
-        SELECT id, user_id, expires_at,
+    ), due AS MATERIALIZED (
+        SELECT id, user_id, expires_at, version,
                greatest(least(points, points_so_far - spent), 0) AS points_left
         FROM in_order
         WHERE NOT expired
-    ), judged AS MATERIALIZED (
-        SELECT due.*, account.balance,
-               sum(points_left) OVER (PARTITION BY user_id) AS points_due,
-               sum(points_left) OVER (PARTITION BY user_id ORDER BY expires_at, id) AS points_gone
+    ), locked AS MATERIALIZED (
+        SELECT id, ctid AS version FROM points_transactions
+        WHERE id = ANY(ARRAY(SELECT id FROM due))
+        FOR UPDATE SKIP LOCKED
+    ), account AS (
+        SELECT user_id, balance
+        FROM unnest(CAST(:user_ids AS bigint[]), CAST(:balances AS bigint[]))
+             AS account (user_id, balance)
+    ), person AS (
+        SELECT user_id, balance, count(*) AS lots, sum(points_left) AS points,
+               bool_and(locked.id IS NOT NULL) AS is_free
         FROM due
-        JOIN points_accounts AS account USING (user_id)
+        JOIN account USING (user_id)
+        LEFT JOIN locked USING (id, version)
+        GROUP BY user_id, balance
+    ), judged AS MATERIALIZED (
+        SELECT user_id, balance, lots, points, points <= balance AS adds_up
+        FROM person
+        WHERE is_free
+    ), sound AS MATERIALIZED (
+        SELECT due.id, due.user_id, due.expires_at, due.points_left, judged.balance
+        FROM due
+        JOIN judged USING (user_id)
+        WHERE judged.adds_up
     ), marked AS (
-        UPDATE points_transactions AS lot SET expired = true
-        FROM judged
-        WHERE lot.id = judged.id AND points_due <= balance
+        UPDATE points_transactions SET expired = true
+        WHERE id = ANY(ARRAY(SELECT id FROM sound))
     ), taken AS (
-        UPDATE points_accounts AS account SET balance = account.balance - points_due
-        FROM (SELECT DISTINCT user_id, points_due FROM judged
-              WHERE points_due BETWEEN 1 AND balance) AS judged
-        WHERE account.user_id = judged.user_id
+        UPDATE points_accounts AS account SET balance = account.balance - judged.points
+        FROM judged
+        WHERE account.user_id = ANY(CAST(:user_ids AS bigint[]))
+          AND account.user_id = judged.user_id AND judged.adds_up AND judged.points > 0
     ), written AS (
         INSERT INTO points_transactions
             (user_id, type, amount, balance_after, source, related_id, created_at)
-        SELECT user_id, 'expire', points_left, balance - points_gone, 'points_expire', id, :now
-        FROM judged
-        WHERE points_due <= balance AND points_left > 0
+        SELECT user_id, 'expire', points_left,
+               balance - sum(points_left) OVER (PARTITION BY user_id ORDER BY expires_at, id),
+               'points_expire', id, :now
+        FROM sound
+        WHERE points_left > 0
         ORDER BY user_id, expires_at, id
     )
-    SELECT user_id, count(*) AS lots, sum(points_left) AS points,
-           bool_and(points_due <= balance) AS adds_up
+    SELECT coalesce(sum(lots) FILTER (WHERE adds_up), 0) AS lots,
+           coalesce(sum(points) FILTER (WHERE adds_up), 0) AS points,
+           count(*) FILTER (WHERE adds_up AND points > 0) AS users,
+           coalesce(array_agg(user_id) FILTER (WHERE NOT adds_up), '{}') AS not_adding_up
     FROM judged
-    GROUP BY user_id
 """)
 
 
@@ -122,16 +186,20 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
         ``lots`` that became expired; ``points`` taken; ``users`` whose balance fell; ``mismatched``
         people.
     """
+    batch = {
+        "now": now,
+        "batch_size": batch_size,
+        "ledger_rows_per_lot": LEDGER_ROWS_PER_LOT,
+    }
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
-    batch = {"batch_size": batch_size, "ledger_rows": batch_size * LEDGER_ROWS_PER_LOT}
     mismatched = set[int]()
-    while lots := session.execute(NEXT_DUE, {"now": now, **batch, **place}).all():
-        # Of those who were left alone, more lots may come up in a later batch.
-        user_ids = {lot.user_id for lot in lots} - mismatched
-        counts, not_adding_up = _expire(session, now, user_ids)
-        mismatched |= not_adding_up
-        yield counts
-        place = {"after": lots[-1].expires_at, "after_id": lots[-1].id}
+    # Of those who are left alone, more lots may come up later: they are not looked at again.
+    while found := _find_due(session, {**batch, **place}, mismatched):
+        for user_ids in found.batches:
+            counts, not_adding_up = _expire(session, now, user_ids)
+            mismatched |= not_adding_up
+            yield counts
+        place = {"after": found.after, "after_id": found.after_id}
     if mismatched:
         log.warning(
             "Left the points of %d users alone because their ledgers do not add up, such as of %s",
@@ -142,22 +210,18 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     return {"lots": 0, "points": 0, "users": 0, "mismatched": len(mismatched)}
 
 
-def _expire(session: Session, now: datetime, user_ids: set[int]) -> tuple[Counts, set[int]]:
-    """Return what was done, and the users whose ledgers do not add up."""
-    # Before anything is read of the ledgers: what is spent from now on waits, what was spent until
-    # now is seen.
-    accounts, locked = lock_rows(session, ACCOUNTS, {"user_ids": list(user_ids)})
-    without_account = user_ids - {account.id for account in accounts}
-    free = user_ids - without_account - {account.id for account in locked}
-    free &= lock_people(session, free)
-    _, locked = lock_rows(session, DUE_LOTS, {"user_ids": list(free), "now": now})
-    free -= {lot.user_id for lot in locked}
+def _find_due(
+    session: Session, batch: Mapping[str, Any], mismatched: Collection[int]
+) -> Row[Any] | None:
+    join_by_hash(session)
+    return session.execute(FIND_DUE, {**batch, "mismatched": list(mismatched)}).one_or_none()
 
-    users = session.execute(EXPIRE, {"user_ids": list(free), "now": now}).all()
-    sound = [user for user in users if user.adds_up]
-    counts = {
-        "lots": sum(user.lots for user in sound),
-        "points": sum(int(user.points) for user in sound),
-        "users": sum(user.points > 0 for user in sound),
-    }
-    return counts, without_account | {user.user_id for user in users if not user.adds_up}
+
+def _expire(session: Session, now: datetime, user_ids: Ids) -> tuple[Counts, set[int]]:
+    """Return what was done, and the users whose ledgers do not add up."""
+    join_by_hash(session)
+    locked = session.execute(LOCK_ACCOUNTS, {"user_ids": user_ids}).one()
+    accounts = {"user_ids": locked.user_ids, "balances": locked.balances}
+    done = session.execute(EXPIRE, {**accounts, "now": now}).one()
+    counts = {"lots": int(done.lots), "points": int(done.points), "users": done.users}
+    return counts, {*locked.without_account, *done.not_adding_up}

@@ -10,15 +10,15 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS
+from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
 
 FACTS_PER_USER = 10
 """How many tasks and reviews a batch may read for each person it looks at, on average."""
@@ -37,16 +37,28 @@ NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :bat
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
 NEXT_CHANGES = text("""
-    SELECT id, user_id FROM statistics_changes
-    WHERE id > :after AND id <= :last
-    ORDER BY id
-    LIMIT :batch_size
+    WITH change AS MATERIALIZED (
+        SELECT id, user_id FROM statistics_changes
+        WHERE id > :after AND id <= :last
+        ORDER BY id
+        LIMIT :batch_size
+    ), person AS (
+        SELECT id AS user_id, task_count FROM users
+        WHERE id = ANY(ARRAY(SELECT user_id FROM change))
+    )
+    SELECT user_id, array_agg(id) AS ids, max(task_count) AS task_count, max(id) AS last_id
+    FROM change
+    LEFT JOIN person USING (user_id)
+    GROUP BY user_id
+    ORDER BY user_id
 """)
 
 DELETE_CHANGES = text("""
     DELETE FROM statistics_changes
     WHERE id = ANY (ARRAY(
-        SELECT id FROM statistics_changes WHERE id = ANY(:ids) FOR UPDATE SKIP LOCKED
+        SELECT id FROM statistics_changes
+        WHERE id = ANY(CAST(:ids AS bigint[]))
+        FOR UPDATE SKIP LOCKED
     ))
 """)
 
@@ -55,45 +67,45 @@ NOTE = text("""
     SELECT user_id FROM unnest(CAST(:user_ids AS bigint[])) AS person (user_id)
 """)
 
-# As many of the people, from the first on, as have facts that can be read in one batch; but one
-# person's facts are never divided. OFFSET 0 has the planner read them person by person, and stop
-# at the limit.
-FITTING = text("""
-    SELECT user_id
-    FROM (
-        SELECT person.user_id, person.place
-        FROM unnest(CAST(:user_ids AS bigint[])) WITH ORDINALITY AS person (user_id, place)
-        CROSS JOIN LATERAL (
-            SELECT 1
-            UNION ALL
-            SELECT 1 FROM tasks WHERE poster_id = person.user_id
-            UNION ALL
-            SELECT 1 FROM tasks WHERE taker_id = person.user_id
-            UNION ALL
-            SELECT 1 FROM reviews WHERE reviewee_id = person.user_id
-            OFFSET 0
-        ) AS fact
-        ORDER BY person.place
-        LIMIT :facts
-    ) AS fact
-    GROUP BY user_id, place
-    ORDER BY place
+# People divided into batches by how many facts there are to read about each; but one person's facts
+# are never divided.
+DIVIDE = text("""
+    WITH fact AS (
+        SELECT poster_id AS id, count(*) AS facts FROM tasks
+        WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
+        UNION ALL
+        SELECT taker_id, count(*) FROM tasks
+        WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
+        UNION ALL
+        SELECT reviewee_id, count(*) FROM reviews
+        WHERE reviewee_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY reviewee_id
+        UNION ALL
+        SELECT unnest(CAST(:user_ids AS bigint[])), 1
+    ), person AS MATERIALIZED (
+        SELECT id, sum(facts) AS weight FROM fact GROUP BY id
+    ), placed AS (
+        SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :facts) AS batch FROM person
+    )
+    SELECT array_agg(id ORDER BY id) AS user_ids FROM placed GROUP BY batch ORDER BY batch
 """)
 
 # One statement, and so one moment: what is written was true together.
 RECOMPUTE = text("""
     WITH task AS (
-        SELECT poster_id AS user_id, status FROM tasks WHERE poster_id = ANY(:user_ids)
+        SELECT poster_id AS user_id, count(*) AS tasks,
+               count(*) FILTER (WHERE status = 'completed') AS completed
+        FROM tasks WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
         UNION ALL
-        SELECT taker_id, status FROM tasks WHERE taker_id = ANY(:user_ids)
+        SELECT taker_id, count(*), count(*) FILTER (WHERE status = 'completed')
+        FROM tasks WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
     ), tally AS (
-        SELECT user_id, count(*) AS tasks, count(*) FILTER (WHERE status = 'completed') AS completed
+        SELECT user_id, sum(tasks) AS tasks, sum(completed) AS completed
         FROM task
         GROUP BY user_id
     ), rating AS (
         SELECT reviewee_id AS user_id, round(avg(rating), 2) AS mean
         FROM reviews
-        WHERE reviewee_id = ANY(:user_ids)
+        WHERE reviewee_id = ANY(CAST(:user_ids AS bigint[]))
         GROUP BY reviewee_id
     ), person AS (
         SELECT id, coalesce(tally.tasks, 0) AS task_count,
@@ -102,15 +114,16 @@ RECOMPUTE = text("""
         FROM unnest(CAST(:user_ids AS bigint[])) AS wanted (id)
         LEFT JOIN tally ON tally.user_id = id
         LEFT JOIN rating ON rating.user_id = id
-    ), differing AS (
+    ), differing AS MATERIALIZED (
         SELECT person.*
         FROM person
         JOIN users USING (id)
-        WHERE (users.task_count, users.completed_task_count, users.avg_rating)
+        WHERE users.id = ANY(CAST(:user_ids AS bigint[]))
+          AND (users.task_count, users.completed_task_count, users.avg_rating)
            <> (person.task_count, person.completed_task_count, person.avg_rating)
-    ), locked AS (
+    ), locked AS MATERIALIZED (
         SELECT id FROM users
-        WHERE id IN (SELECT id FROM differing)
+        WHERE id = ANY(ARRAY(SELECT id FROM differing))
         FOR NO KEY UPDATE SKIP LOCKED
     ), written AS (
         UPDATE users
@@ -118,12 +131,10 @@ RECOMPUTE = text("""
             completed_task_count = differing.completed_task_count,
             avg_rating = differing.avg_rating
         FROM differing
-        WHERE users.id = differing.id AND users.id IN (SELECT id FROM locked)
-        RETURNING users.id
+        WHERE users.id = ANY(ARRAY(SELECT id FROM locked)) AND users.id = differing.id
     )
-    SELECT differing.id, written.id IS NOT NULL AS is_written
-    FROM differing
-    LEFT JOIN written USING (id)
+    SELECT (SELECT count(*) FROM locked) AS written,
+           ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM locked) AS busy
 """)
 
 
@@ -150,7 +161,7 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
     after = BEFORE_ALL_IDS if resume_after is None else resume_after
     batch = {"batch_size": batch_size}
     while user_ids := session.scalars(NEXT_USERS, {"after": after, **batch}).all():
-        for fitting in _fitting(session, user_ids, batch_size):
+        for fitting in _divide(session, user_ids, batch_size):
             changed = _recompute(session, fitting)
             after = fitting[-1]
             session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
@@ -162,31 +173,48 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
 def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
     place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
-    while changes := session.execute(NEXT_CHANGES, place).all():
-        ids = defaultdict[int, list[int]](list)
-        for change in changes:
-            ids[change.user_id].append(change.id)
-        for fitting in _fitting(session, list(ids), batch_size):
-            taken = [id_ for user_id in fitting for id_ in ids[user_id]]
-            session.execute(DELETE_CHANGES, {"ids": taken})
-            yield {"users": _recompute(session, fitting)}
-        place["after"] = changes[-1].id
+    while people := _next_changes(session, place):
+        for some in _fitting(people, batch_size * FACTS_PER_USER):
+            taken = [id_ for person in some for id_ in person.ids]
+            session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
+            yield {"users": _recompute(session, [person.user_id for person in some])}
+        place["after"] = max(person.last_id for person in people)
     return None
 
 
-def _fitting(session: Session, user_ids: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+def _next_changes(session: Session, place: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    join_by_hash(session)
+    return session.execute(NEXT_CHANGES, place).all()
+
+
+def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[Any]]]:
+    """Divide people into batches by the tasks that each had when last looked at.
+
+    To count what there is to read about them would take as long as to read it.
+    """
+    batch, weight = list[Row[Any]](), 0
+    for person in people:
+        if weight >= facts:
+            yield batch
+            batch, weight = [], 0
+        batch.append(person)
+        weight += 1 + (person.task_count or 0)
+    if batch:
+        yield batch
+
+
+def _divide(
+    session: Session, user_ids: Collection[int], batch_size: int
+) -> Sequence[Sequence[int]]:
     """Divide people into batches by how much there is to read about them."""
-    while user_ids:
-        facts = {"user_ids": list(user_ids), "facts": batch_size * FACTS_PER_USER}
-        fitting = session.scalars(FITTING, facts).all()
-        yield fitting
-        user_ids = user_ids[len(fitting) :]
+    facts = {"user_ids": as_text(user_ids), "facts": batch_size * FACTS_PER_USER}
+    return session.scalars(DIVIDE, facts).all()
 
 
-def _recompute(session: Session, user_ids: Sequence[int]) -> int:
+def _recompute(session: Session, user_ids: Collection[int]) -> int:
     """Return how many of the people's rows were changed."""
-    differing = session.execute(RECOMPUTE, {"user_ids": list(user_ids)}).all()
-    busy = [user.id for user in differing if not user.is_written]
-    if busy:
-        session.execute(NOTE, {"user_ids": busy})
-    return len(differing) - len(busy)
+    join_by_hash(session)
+    done = session.execute(RECOMPUTE, {"user_ids": as_text(user_ids)}).one()
+    if done.busy:
+        session.execute(NOTE, {"user_ids": done.busy})
+    return int(done.written)

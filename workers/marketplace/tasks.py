@@ -1,6 +1,6 @@
 """Tasks: an open one whose deadline passes is cancelled, with all that hangs on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,47 +8,114 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.locks import BEFORE_ALL_IDS, BEFORE_ALL_TIMES, lock_people, lock_rows
-from workers.marketplace.notices import Notice, notify
+from workers.marketplace.batching import (
+    BATCHES_AHEAD,
+    BEFORE_ALL_IDS,
+    BEFORE_ALL_TIMES,
+    Ids,
+    join_by_hash,
+)
+from workers.marketplace.notices import insert_notices, notice_texts
 
-# A row for each application, and so at most a batch of those too; but a task is never divided.
-# OFFSET 0 has the planner read them task by task, and stop at the limit.
-#
-# FOR UPDATE, because it keeps out new applications: who inserts one needs the task's row as well.
-LOCK_OVERDUE = text("""
-    SELECT task.id, task.poster_id, task.title, CAST(task.deadline AS text) AS deadline
-    FROM tasks AS task
-    LEFT JOIN LATERAL (
-        SELECT 1 FROM task_applications AS application
-        WHERE application.task_id = task.id AND application.status <> 'rejected'
-        OFFSET 0
-    ) AS application ON true
-    WHERE task.status = 'open' AND task.deadline <= :now
-      AND (task.deadline, task.id) > (CAST(:after AS timestamptz), :after_id)
-    ORDER BY task.deadline, task.id
-    LIMIT :batch_size
-    FOR UPDATE OF task SKIP LOCKED
+# What is due, some batches ahead, and in the order of the ids: what lies together on disk is then
+# changed together. A task weighs as much as it has applications, at least one, and so a batch
+# holds at most as many of those too; but a task is never divided.
+FIND_OVERDUE = text("""
+    WITH overdue AS MATERIALIZED (
+        SELECT id, deadline FROM tasks
+        WHERE status = 'open' AND deadline <= :now
+          AND (deadline, id) > (CAST(:after AS timestamptz), :after_id)
+        ORDER BY deadline, id
+        LIMIT :batch_size * :batches_ahead
+    ), applied AS (
+        SELECT task_id AS id, count(*) AS applications FROM task_applications
+        WHERE task_id = ANY(ARRAY(SELECT id FROM overdue))
+        GROUP BY task_id
+    ), weighed AS (
+        SELECT id, coalesce(applications, 1) AS weight FROM overdue LEFT JOIN applied USING (id)
+    ), placed AS (
+        SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :batch_size) AS batch
+        FROM weighed
+    ), batch AS (
+        SELECT CAST(array_agg(id) AS text) AS ids FROM placed GROUP BY batch ORDER BY batch
+    )
+    SELECT ARRAY(SELECT ids FROM batch) AS batches,
+           CAST(last.deadline AS text) AS after, last.id AS after_id
+    FROM (SELECT deadline, id FROM overdue ORDER BY deadline DESC, id DESC LIMIT 1) AS last
 """)
 
-APPLICATIONS = """
-    SELECT id, task_id, applicant_id FROM task_applications
-    WHERE task_id = ANY(:task_ids) AND status <> 'rejected'
-"""
+# In a statement of its own, since the next must see who applied until now. From now on nobody
+# does: FOR UPDATE keeps out new applications, for which the task's row is needed as well.
+LOCK_OVERDUE = text("""
+    SELECT CAST(ARRAY(
+        SELECT id FROM tasks
+        WHERE id = ANY(CAST(:task_ids AS bigint[])) AND status = 'open' AND deadline <= :now
+        ORDER BY id
+        FOR UPDATE SKIP LOCKED
+    ) AS text)
+""")
 
-CANCEL = text("""
-    WITH cancelled AS (
+TELL = insert_notices(
+    "task_cancelled",
+    """
+        SELECT concerned.user_id, concerned.task_id AS related_id, task.title, person.language
+        FROM concerned
+        JOIN free ON free.id = concerned.task_id
+        JOIN task ON task.id = concerned.task_id
+        JOIN person ON person.id = concerned.user_id
+    """,
+    title="title",
+)
+
+# An application, or a person who is to be told, that cannot be locked has somebody busy with it,
+# and so the task. The same goes for an application that is not as it was read: somebody has
+# changed it since this statement began.
+CANCEL = """
+    WITH task AS MATERIALIZED (
+        SELECT id, poster_id, title FROM tasks WHERE id = ANY(CAST(:task_ids AS bigint[]))
+    ), application AS MATERIALIZED (
+        SELECT id, task_id, applicant_id, ctid AS version FROM task_applications
+        WHERE task_id = ANY(CAST(:task_ids AS bigint[])) AND status <> 'rejected'
+    ), locked AS MATERIALIZED (
+        SELECT id, ctid AS version FROM task_applications
+        WHERE id = ANY(ARRAY(SELECT id FROM application))
+        FOR UPDATE SKIP LOCKED
+    ), concerned AS MATERIALIZED (
+        SELECT id AS task_id, poster_id AS user_id FROM task
+        UNION
+        SELECT task_id, applicant_id FROM application
+    ), person AS MATERIALIZED (
+        SELECT id, language FROM users
+        WHERE id = ANY(ARRAY(SELECT user_id FROM concerned))
+        FOR KEY SHARE SKIP LOCKED
+    ), busy AS (
+        SELECT task_id
+        FROM application LEFT JOIN locked USING (id, version)
+        WHERE locked.id IS NULL
+        UNION
+        SELECT task_id
+        FROM concerned LEFT JOIN person ON person.id = user_id
+        WHERE person.id IS NULL
+    ), free AS MATERIALIZED (
+        SELECT id FROM task
+        EXCEPT
+        SELECT task_id FROM busy
+    ), cancelled AS (
         UPDATE tasks SET status = 'cancelled', updated_at = :now
-        WHERE id = ANY(:task_ids)
-        RETURNING id, poster_id
+        WHERE id = ANY(ARRAY(SELECT id FROM free))
     ), rejected AS (
         UPDATE task_applications SET status = 'rejected'
-        WHERE task_id = ANY(:task_ids) AND status <> 'rejected'
-    )
-    INSERT INTO task_history (task_id, user_id, action, remark, created_at)
-    SELECT id, poster_id, 'cancelled', 'The deadline passed', :now
-    FROM cancelled
-    ORDER BY id
-""")
+        WHERE id = ANY(ARRAY(SELECT application.id FROM application
+                             JOIN free ON free.id = application.task_id))
+    ), remembered AS (
+        INSERT INTO task_history (task_id, user_id, action, remark, created_at)
+        SELECT id, poster_id, 'cancelled', 'The deadline passed', :now
+        FROM task JOIN free USING (id)
+        ORDER BY id
+    ), told AS ({tell})
+    SELECT count(*) FROM free
+"""
+CANCEL_AND_TELL = text(CANCEL.format(tell=TELL))
 
 
 def cancel_expired_tasks(session: Session, now: datetime, *, batch_size: int) -> Batches:
@@ -61,30 +128,22 @@ def cancel_expired_tasks(session: Session, now: datetime, *, batch_size: int) ->
         ``cancelled``, the tasks.
     """
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
-    while True:
-        found = session.execute(LOCK_OVERDUE, {"now": now, "batch_size": batch_size, **place}).all()
-        cancelled = _cancel(session, now, found) if found else 0
-        if len(found) < batch_size:
-            return {"cancelled": cancelled}
-        yield {"cancelled": cancelled}
+    batch = {"now": now, "batch_size": batch_size, "batches_ahead": BATCHES_AHEAD}
+    while found := _find(session, {**batch, **place}):
+        for task_ids in found.batches:
+            yield {"cancelled": _cancel(session, now, task_ids)}
         # Those left alone are still due: go on behind them.
-        place = {"after": found[-1].deadline, "after_id": found[-1].id}
+        place = {"after": found.after, "after_id": found.after_id}
+    return {"cancelled": 0}
 
 
-def _cancel(session: Session, now: datetime, found: Sequence[Row[Any]]) -> int:
-    tasks = {row.id: row for row in found}
-    applications, locked = lock_rows(session, APPLICATIONS, {"task_ids": list(tasks)})
-    concerned = [(task.id, task.poster_id) for task in tasks.values()]
-    concerned += [(each.task_id, each.applicant_id) for each in applications]
-    reachable = lock_people(session, {user_id for _, user_id in concerned})
-    busy = {each.task_id for each in locked}
-    busy |= {task_id for task_id, user_id in concerned if user_id not in reachable}
+def _find(session: Session, place: Mapping[str, Any]) -> Row[Any] | None:
+    join_by_hash(session)
+    return session.execute(FIND_OVERDUE, place).one_or_none()
 
-    session.execute(CANCEL, {"now": now, "task_ids": list(tasks.keys() - busy)})
-    notices = [
-        Notice(user_id, task_id, {"title": tasks[task_id].title})
-        for task_id, user_id in concerned
-        if task_id not in busy
-    ]
-    notify(session, now, "task_cancelled", notices)
-    return len(tasks) - len(busy)
+
+def _cancel(session: Session, now: datetime, task_ids: Ids) -> int:
+    join_by_hash(session)
+    locked = session.execute(LOCK_OVERDUE, {"now": now, "task_ids": task_ids}).scalar_one()
+    tasks = {"now": now, "task_ids": locked, **notice_texts("task_cancelled")}
+    return int(session.execute(CANCEL_AND_TELL, tasks).scalar_one())

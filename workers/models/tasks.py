@@ -31,8 +31,9 @@ class Task(Base):
     __table_args__ = (
         one_of("status", TaskStatus),
         CheckConstraint("taker_id <> poster_id", name="taker_is_not_poster"),
-        Index(None, "poster_id"),
-        partial_index("tasks_taker_id_idx", ["taker_id"], "taker_id IS NOT NULL"),
+        # With the status, so that people's tasks are counted from the index alone.
+        Index(None, "poster_id", "status"),
+        partial_index("tasks_taker_id_status_idx", ["taker_id", "status"], "taker_id IS NOT NULL"),
         partial_index("tasks_activity_id_idx", ["activity_id"], "activity_id IS NOT NULL"),
         partial_index(
             "tasks_open_deadline_idx",
@@ -107,7 +108,8 @@ class Review(Base):
         between("rating", "0.5", "5"),
         Index(None, "task_id"),
         Index(None, "reviewer_id"),
-        Index(None, "reviewee_id"),
+        # With the rating, so that means are computed from the index alone.
+        Index(None, "reviewee_id", "rating"),
     )
 
     id: Mapped[BigIntId]

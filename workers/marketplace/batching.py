@@ -1,0 +1,39 @@
+"""How a batch is found, locked and carried: what the rules about many rows have in common."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+BEFORE_ALL_IDS = -(2**63)
+"""Where a walk over rows in the order of their ids begins."""
+
+BEFORE_ALL_TIMES = "-infinity"
+"""Where a walk in the order of a time begins. Such a place is kept as text: PostgreSQL's times
+reach further than Python's, and one odd row must not stop the others."""
+
+
+BATCHES_AHEAD = 10
+"""How many batches are looked for at once."""
+
+Ids = str
+"""An array of ids as PostgreSQL writes it. Many ids travel as one text: Python and the driver would
+take longer over each of them than the server takes over its row."""
+
+
+def as_text(ids: Iterable[int]) -> Ids:
+    """Return ids as an array in PostgreSQL's words."""
+    return f"{{{','.join(map(str, ids))}}}"
+
+
+JOIN_BY_HASH = text("SET LOCAL enable_nestloop = off")
+
+
+def join_by_hash(session: Session) -> None:
+    """For this transaction, have intermediate results joined by hashing, whatever their size.
+
+    How many rows such a result has, the planner can but guess. If it guesses one where there are
+    ten thousand, it compares each with each, and a batch takes minutes. Hashing costs little more
+    where there are few. Rows of tables are looked up by ``= ANY(ARRAY(...))``, which is no join.
+    """
+    session.execute(JOIN_BY_HASH)
