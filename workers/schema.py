@@ -9,6 +9,7 @@ half-way gives it back, and its changes, all in one transaction, are rolled back
 import logging
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,13 @@ def require_current(engine: Engine) -> None:
         SchemaBehind: if migrations are yet to be applied.
         SchemaError: if the database is newer than the code.
     """
-    current = current_revision(engine)
+    with engine.connect() as connection:
+        require_current_on(connection)
+
+
+def require_current_on(connection: Connection) -> None:
+    """Do what `require_current` does, on a connection that is there already."""
+    current = _revision(connection)
     if pending := _pending(current):
         raise SchemaBehind(
             f"the database is at revision {current or 'none'}, the code at {pending[-1]}: "
@@ -162,7 +169,7 @@ def _revision(connection: Connection) -> str | None:
 
 def _pending(current: str | None) -> list[str]:
     """The revisions after `current`, oldest first."""
-    newest_first = [script.revision for script in _scripts().walk_revisions()]
+    newest_first = _revisions(MIGRATIONS)
     if current is None:
         return newest_first[::-1]
     if current not in newest_first:
@@ -171,6 +178,12 @@ def _pending(current: str | None) -> list[str]:
             f"know (it knows {newest_first[0]}): deploy the newer code"
         )
     return newest_first[: newest_first.index(current)][::-1]
+
+
+@cache
+def _revisions(_folder: Path) -> list[str]:
+    """All that the code knows, newest first. Read once: reading imports every migration."""
+    return [script.revision for script in _scripts().walk_revisions()]
 
 
 def _scripts() -> "ScriptDirectory":

@@ -33,11 +33,14 @@ from workers.models.rewards import (
     UserCouponStatus,
 )
 from workers.models.service import (
+    DURATION_BOUNDS_SECONDS,
     BrokerName,
     JobRun,
+    JobTotal,
     OutboxEvent,
     OutboxMessage,
     ProcessKind,
+    RunEvent,
     RunStatus,
     ServiceProcess,
 )
@@ -54,6 +57,7 @@ from workers.models.tasks import (
 )
 
 __all__ = [
+    "DURATION_BOUNDS_SECONDS",
     "Activity",
     "ActivityStatus",
     "ActivityTimeSlot",
@@ -71,6 +75,7 @@ __all__ = [
     "FeaturedTaskExpert",
     "InvitationCode",
     "JobRun",
+    "JobTotal",
     "Language",
     "Message",
     "MessageRead",
@@ -83,6 +88,7 @@ __all__ = [
     "ProcessKind",
     "QueueStatus",
     "Review",
+    "RunEvent",
     "RunStatus",
     "SenderType",
     "ServiceProcess",

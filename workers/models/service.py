@@ -1,14 +1,15 @@
-"""What the service keeps about itself: run ledger, outbox, and which of its processes live."""
+"""What the service keeps about itself: run ledger, totals, outbox, which of its processes live."""
 
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Double, Index, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from workers.models.base import (
     Base,
+    BigInt,
     BigIntId,
     CountFromZero,
     TimestampNow,
@@ -22,6 +23,10 @@ from workers.models.base import (
 RunStatus = Literal["running", "succeeded", "retrying", "dead", "skipped"]
 BrokerName = Literal["rabbitmq", "in-process"]
 ProcessKind = Literal["worker", "scheduler", "standby", "web"]
+RunEvent = Literal["started", "succeeded", "retrying", "dead", "skipped", "lost"]
+
+DURATION_BOUNDS_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800)
+"""The buckets in which durations are counted, in the database and in each worker."""
 
 
 class JobRun(Base):
@@ -65,6 +70,30 @@ class JobRun(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     error: Mapped[str | None]
     worker: Mapped[str | None]
+
+
+class JobTotal(Base):
+    """How often something happened to the runs of a job since `since`, and when it last did.
+
+    Kept by a trigger on ``job_runs``, in the transaction that changes the run, and never cleared
+    away, so that counters do not fall when old runs are. Runs of a job do not overlap, so that they
+    hardly ever wait for each other's row.
+    """
+
+    __tablename__ = "job_totals"
+    __table_args__ = (one_of("event", RunEvent),)
+
+    job: Mapped[str] = mapped_column(primary_key=True)
+    event: Mapped[RunEvent] = mapped_column(Text, primary_key=True)
+    count: Mapped[BigInt]
+    seconds: Mapped[float] = mapped_column(Double, server_default=text("0"))
+    """The sum of what was measured: the length of attempts, or the waiting of those that began."""
+    buckets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default=text("'{}'"))
+    """How many of them fell below each of `DURATION_BOUNDS_SECONDS` and not below the one before,
+    and last, how many below none."""
+    last_at: Mapped[TimestampNow]
+    last_slot: Mapped[datetime | None]
+    since: Mapped[TimestampNow]
 
 
 MAX_SHORT_BYTES = 255
