@@ -111,6 +111,12 @@ class TestWhatIsCounted:
         assert counts(database) == {"started": 1, "lost": 1}
         assert sum(totals(database)["lost"].buckets) == 0
 
+    def test_no_attempt_that_is_taken_back(self, database: Database) -> None:
+        run_id = add_run(database, "running")
+        update_run(database, run_id, status="retrying", attempt=0, finished_at=NOON)
+
+        assert counts(database) == {"started": 1}
+
     def test_no_progress_of_batches(self, database: Database) -> None:
         run_id = add_run(database, "running")
         update_run(database, run_id, result='{"rows": 2}')
