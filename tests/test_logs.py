@@ -8,8 +8,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import dramatiq
 import pytest
 import structlog
+from dramatiq.broker import MessageProxy
+from dramatiq.brokers.stub import StubBroker
 from sqlalchemy import make_url
 
 from tests.probes import Workshop
@@ -18,6 +21,7 @@ from tests.rig.rabbitmq import RabbitMQ
 from workers import logs, redaction
 from workers.batches import Counts
 from workers.job import Run
+from workers.middleware.logs import LogContext
 from workers.settings import Settings
 
 pytest_plugins = ["tests.probe_fixtures"]
@@ -97,15 +101,18 @@ class TestALineOfARun:
         assert "['0', '1', '2']" not in json.dumps(written)
         assert all("duration_seconds" in line for line in written if line["event"] == "run")
 
-    def test_is_no_line_of_the_next(self, workshop: Workshop, lines: Lines) -> None:
-        workshop.run_to_the_end(workshop.job(lambda _run: {}, actor_name="job"))
-        workshop.join()
+    def test_is_no_line_of_what_follows_in_its_thread(self, lines: Lines) -> None:
+        broker = StubBroker(middleware=[LogContext()])
+        message = MessageProxy(
+            dramatiq.Message(queue_name="q", actor_name="job", args=(), kwargs={}, options={})
+        )
+        broker.emit_before("process_message", message)
+        logging.getLogger("some.library").warning("Within")
+        broker.emit_after("process_message", message)
+        logging.getLogger("some.library").warning("After")
 
-        logging.getLogger("some.library").warning("Between runs")
-
-        line = lines()[-1]
-        assert line["event"] == "Between runs"
-        assert not {"job", "message_id", "duration_seconds"} & line.keys()
+        names = {"job", "message_id", "duration_seconds"}
+        assert [names & line.keys() for line in lines()] == [names, set()]
 
 
 class TestSecrets:

@@ -28,9 +28,10 @@ def free_ports(count: int) -> list[int]:
 
 def free_port_range(count: int) -> int:
     """Return the first of so many ports in a row that nobody listens on; as above."""
+    # Not the seeded generator, of which every process would get the same ports.
     chance = random.SystemRandom()
     while True:
-        first = chance.choice(CANDIDATES)
+        first = chance.randrange(10_240, 32_768 - count)
         with suppress(OSError), ExitStack() as stack:
             for port in range(first, first + count):
                 stack.enter_context(socket.create_server(("", port)))

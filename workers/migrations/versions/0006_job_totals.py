@@ -1,12 +1,12 @@
 """Count what happens to runs, so that counters outlive the rows that are cleared away.
 
-Revises: 0004
+Revises: 0005
 """
 
 from alembic import op
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 
 def upgrade() -> None:
@@ -31,9 +31,9 @@ CREATE TABLE job_totals (
 ) WITH (fillfactor = 50);
 """
 
-# What became of the run: its status, unless a dead run is merely sent again. An attempt that begins
-# while the last is still `running` says that the last one's worker was lost.
-# An attempt that is taken back, by a worker that stops, has never been.
+# What became of the run: its status, unless a dead run is merely sent again, or an attempt taken
+# back. An attempt that begins while the last is still `running` says that the last one's worker was
+# lost.
 #
 # Seconds are those that an attempt took, or that a new run waited for its first. What began under
 # another status was not measured.
@@ -52,10 +52,9 @@ BEGIN
         took := extract(epoch FROM NEW.started_at - NEW.enqueued_at);
     ELSIF what = 'running' AND was = 'running' AND NEW.attempt > OLD.attempt THEN
         what := 'lost';
-    ELSIF what = 'running' OR what = was OR (what = 'retrying' AND was IS DISTINCT FROM 'running')
+    ELSIF what = 'running' OR what = was OR NEW.attempt < OLD.attempt
+        OR (what = 'retrying' AND was IS DISTINCT FROM 'running')
     THEN
-        RETURN NULL;
-    ELSIF NEW.attempt < OLD.attempt THEN
         RETURN NULL;
     ELSIF was = 'running' THEN
         took := extract(epoch FROM NEW.finished_at - NEW.started_at);
