@@ -48,7 +48,24 @@ def unlucky(run: Run) -> Counts:
 
 @dramatiq.actor(actor_class=Job, retry_delay_seconds=1)
 def on_demand(run: Run, key: str) -> Counts:
+    """Have an effect for what it is told."""
     return _effect(run, key)
+
+
+@dramatiq.actor(actor_class=Job, max_retries=20, retry_delay_seconds=2)
+def try_luck(run: Run, gate: str) -> Counts:
+    """Fail until a gate is open."""
+    if not run.session.scalar(IS_OPEN, {"gate": gate}):
+        raise RuntimeError("out of luck")
+    return _effect(run, "try_luck")
+
+
+@dramatiq.actor(actor_class=Job, max_retries=50, retry_delay_seconds=1)
+def take_long(run: Run) -> Counts:
+    """Have an effect, and take a while."""
+    counts = _effect(run, "take_long")
+    run.session.execute(text("SELECT pg_sleep(0.2)"))
+    return counts
 
 
 def _effect(run: Run, job: str) -> Counts:

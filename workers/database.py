@@ -65,6 +65,9 @@ class Database:
                 "keepalives_idle": 30,
                 "keepalives_interval": 10,
                 "keepalives_count": 3,
+                # Keepalives only speak when nothing else is said: a statement whose answer never
+                # comes because its question never arrived would hang for a quarter of an hour.
+                "tcp_user_timeout": 30_000,
             },
         )
 

@@ -90,7 +90,11 @@ class Proxy:
     def _connect(self) -> socket.socket:
         if isinstance(self._target, Path):
             server = socket.socket(socket.AF_UNIX)
-            server.connect(str(self._target))
+            try:
+                server.connect(str(self._target))
+            except OSError:
+                server.close()
+                raise
             return server
         return socket.create_connection(self._target)
 
