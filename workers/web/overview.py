@@ -64,6 +64,7 @@ async def overview(site: Site, live: Live, request: Request) -> Response:
         snapshot=snapshot,
         status=status,
         problems=status.problems,
+        verdict=_verdict(status),
         groups=_by_queue(status),
         vitals=_vitals(status),
         in_hand=snapshot.in_hand,
@@ -82,6 +83,14 @@ async def events(site: Site, live: Live, request: Request) -> Response:
         # nginx would else keep events until there are enough of them.
         headers={"X-Accel-Buffering": "no"},
     )
+
+
+def _verdict(status: Status) -> str:
+    """Return how it all is, in a word: the name of a style and of an icon."""
+    if not status.problems:
+        return "well"
+    is_wrong = any(problem.severity == "page" for problem in status.problems)
+    return "wrong" if is_wrong else "warning"
 
 
 def _by_queue(status: Status) -> list[tuple[QueueStatus, list[JobStatus]]]:

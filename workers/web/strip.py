@@ -40,7 +40,10 @@ CUT_HEIGHT = 3
 def draw(marks: Sequence[Mark]) -> Markup:
     """Draw the runs of one job, newest last, aligned to the right."""
     marks = marks[-STRIP_RUNS:]
-    longest = max((mark.seconds for mark in marks if mark.seconds), default=0.0)
+    # Of those that went well: beside a run that waited for its time limit all would look alike.
+    longest = max(
+        (mark.seconds for mark in marks if mark.seconds and mark.status == "succeeded"), default=0.0
+    )
     first_x = (STRIP_RUNS - len(marks)) * STEP
     bars = [
         BAR.format(

@@ -1,9 +1,14 @@
 """How the page says numbers, times and names. Pure; each is a filter of the templates."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
+
+from markupsafe import Markup, escape
+
+COMMAND = re.compile(r"\b(?:python -m workers|dramatiq workers|periodiq workers)(?: [\w-]+)*")
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
@@ -96,6 +101,12 @@ def rest_of(text: str | None) -> str:
     return (text or "").strip().partition("\n")[2].strip("\n")
 
 
+def with_commands(text: str) -> Markup:
+    """Set the service's commands in a text apart, so that they can be seen, and copied."""
+    # What goes in is escaped first, and a command has no character that escaping changes.
+    return Markup(COMMAND.sub(r"<code>\g<0></code>", str(escape(text))))  # noqa: S704
+
+
 def _grouped(value: Any) -> str:
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value)
 
@@ -113,4 +124,5 @@ FILTERS = {
     "title_words": title,
     "first_line": first_line,
     "rest_of": rest_of,
+    "with_commands": with_commands,
 }
