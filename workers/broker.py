@@ -14,6 +14,7 @@ from workers import dead_runs, outbox, runs
 from workers.database import Database
 from workers.job import QUEUES
 from workers.middleware.logs import LogContext
+from workers.middleware.metrics import WorkerMetrics
 from workers.middleware.presence import Presence
 from workers.middleware.processes import FairPrefetch, PatientSignals, SchemaGuard
 from workers.middleware.relay import OutboxRelay
@@ -77,6 +78,8 @@ def _middleware(
     return [
         # First, so that every other line about a message is logged with its names.
         LogContext(),
+        # Before all that settles a message, and so told of it afterwards, when it is settled.
+        WorkerMetrics(settings.metrics_port),
         # Before whatever asks for the current message.
         CurrentMessage(),
         Slots(schedule, on_look=presence.scheduler_looked),

@@ -31,6 +31,9 @@ log = structlog.stdlib.get_logger(__name__)
 claim_in_progress: ContextVar[Claim | None] = ContextVar("claim_in_progress", default=None)
 """The claim of the run in this thread, for whoever settles its failure."""
 
+last_claim: ContextVar[Claim | None] = ContextVar("last_claim", default=None)
+"""What the ledger answered to the delivery in this thread, for whoever counts deliveries."""
+
 # dramatiq logs no stack trace for a Retry, and nothing went wrong in these two.
 
 
@@ -79,6 +82,7 @@ class Transaction(dramatiq.Middleware):
         with self.database.lease() as lease:
             claim = runs.claim(lease, delivery, now=now, current_slot=current_slot)
             structlog.contextvars.bind_contextvars(attempt=claim.attempt)
+            last_claim.set(claim)
             if claim.verdict is Verdict.RUN:
                 claim_in_progress.set(claim)
                 run = Run(lease.session, claim.started_at or now, self.settings, delivery.run_key)

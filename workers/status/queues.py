@@ -7,6 +7,7 @@ from contextlib import suppress
 import pika
 from dramatiq.common import dq_name, xq_name
 from pika.adapters.blocking_connection import BlockingConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from workers.rabbitmq import NOT_FOUND, Rabbitmq, reason_of
 from workers.status.snapshot import QueueStatus
@@ -35,7 +36,8 @@ def ask_rabbitmq(
         finally:
             with suppress(pika.exceptions.AMQPError):
                 connection.close()
-    except (pika.exceptions.AMQPError, OSError) as error:
+    # The second is what pika raises if nobody answers its greeting, and it is none of the first.
+    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError) as error:
         raise BrokerAway(reason_of(error)) from None
 
 
@@ -45,7 +47,7 @@ def _impatient(parameters: pika.ConnectionParameters, seconds: float) -> pika.Co
     parameters.stack_timeout = seconds
     parameters.blocked_connection_timeout = seconds
     # Whoever asks waits no longer; by this, one that hangs ends by itself soon after.
-    parameters.heartbeat = max(1, int(seconds))
+    parameters.heartbeat = 1
     return parameters
 
 
