@@ -21,9 +21,13 @@ help: ## Show this list
 run: $(RUN_STAMP) ## Run everything in one process, on sample data
 	@exec $(BIN)/python -m workers run --sample-data
 
+# Most tests wait for a process most of the time, and so several run at once, each part on servers
+# of its own. A file stays together; the order is not by size, lest the longest test begin last.
+IN_PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
 test: $(DEV_STAMP) ## Run all tests, on a real PostgreSQL and RabbitMQ (ARGS="-k slot" narrows)
 	@scripts/setup-rabbitmq
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 check: lint test ## Check format, style, types and import rules, then run all tests
 

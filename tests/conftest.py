@@ -36,6 +36,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run as many tests at once as keep the processor busy; on servers that are given, one."""
+    if EXTERNAL_RABBITMQ_URL or EXTERNAL_DATABASE_URL:
+        return 0
+    return min(8, 1 + (os.cpu_count() or 1))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin to start RabbitMQ, if a test will want it: it boots while the first tests run."""
     is_wanted = any("rabbitmq" in getattr(item, "fixturenames", ()) for item in session.items)

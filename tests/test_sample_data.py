@@ -75,6 +75,7 @@ def test_the_counts_it_returns_are_the_rows_it_added(database: Database, ask: As
         "job_runs",
         "outbox_events",
         "outbox_messages",
+        "service_processes",
         "notifications",
         "audit_log",
         "statistics_full_pass",
