@@ -138,7 +138,7 @@ def write_failures(database: Database, *, error: str = ERROR) -> None:
 
 
 def write_processes(database: Database) -> None:
-    """Let a scheduler and two workers be alive, as of now."""
+    """Let a scheduler and two workers be alive, and not fall silent however long a test takes."""
     with database.transaction() as session:
         for name, kind, queues in (
             ("scheduler-1:4", "scheduler", []),
@@ -147,7 +147,11 @@ def write_processes(database: Database) -> None:
         ):
             session.merge(ServiceProcess(name=name, kind=kind, queues=queues))
         session.execute(
-            text("UPDATE service_processes SET started_at = now() - interval '3 hours'")
+            text("""
+                UPDATE service_processes
+                SET started_at = now() - interval '3 hours', seen_at = now() + interval '1 hour'
+                WHERE name IN ('scheduler-1:4', 'worker-1:4', 'worker-2:4')
+            """)
         )
 
 
@@ -160,25 +164,22 @@ def new_run(
     number: int = 0,
     **columns: Any,
 ) -> JobRun:
-    """Make a run of `job`; its key and message follow from slot and number."""
+    """Make a run of `job`; its key and message follow from slot and number, unless given."""
     message_id = str(UUID(int=number))
-    return JobRun(
-        run_key=f"{job}@{slot:%Y-%m-%dT%H:%M:%SZ}" if slot else message_id,
-        job=job,
-        slot=slot,
-        message_id=message_id,
-        queue=QUEUES.get(job, "default"),
-        broker="in-process",
-        status=status,
-        attempt=attempt,
-        worker="worker-1:4",
-        **({"enqueued_at": slot} if slot else {}),
-        **columns,
-    )
+    defaults: dict[str, Any] = {
+        "run_key": f"{job}@{slot:%Y-%m-%dT%H:%M:%SZ}" if slot else message_id,
+        "message_id": message_id,
+        "queue": QUEUES.get(job, "default"),
+        "broker": "in-process",
+        "enqueued_at": slot or utc_now(),
+        "worker": "worker-1:4",
+    }
+    return JobRun(job=job, status=status, attempt=attempt, slot=slot, **{**defaults, **columns})
 
 
 def _add(database: Database, runs: Iterable[JobRun]) -> None:
     with database.transaction() as session:
         for run in runs:
-            session.merge(run) if run.id else session.add(run)
+            session.add(run)
+            # One by one, so that their ids are in this order.
             session.flush()

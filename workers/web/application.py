@@ -57,6 +57,7 @@ def _routes(site: Site, live: Live) -> list[Route | Mount]:
         Route("/logout", partial(login.log_out, site), methods=["POST"]),
         Route("/healthz", partial(health.healthz, site)),
         Route("/readyz", partial(health.readyz, site, live)),
+        Route("/metrics", partial(health.metrics, site, live)),
         Mount("/static", Static(directory=STATIC)),
     ]
 

@@ -8,7 +8,6 @@
 
 import asyncio
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.datastructures import Headers as HeaderMap
@@ -181,7 +180,7 @@ class Gate:
         return self._judge_act(request, is_program=is_program)
 
     def _session(self, request: Request) -> str:
-        given = _cookie(request, SESSION_COOKIE)
+        given = request.cookies.get(SESSION_COOKIE, "")
         is_ours = not self._keys.is_open and self._keys.is_session(given)
         return given if is_ours else ""
 
@@ -288,14 +287,6 @@ def _host_name(host: str) -> str | None:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
-
-
-def _cookie(request: Request, name: str) -> str:
-    try:
-        cookie: SimpleCookie = SimpleCookie(request.headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookie[name].value if name in cookie else ""
 
 
 def _parse_form(body: bytes) -> dict[str, str]:

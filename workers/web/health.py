@@ -1,7 +1,7 @@
-"""``/healthz`` and ``/readyz``: for platforms, balancers and monitors.
+"""``/healthz``, ``/readyz`` and ``/metrics``: for platforms, balancers and monitors.
 
-Both are open, for what asks there has no token. What they say holds no secret: the reasons for
-which things are away, as the log has them, are only for whoever may see the page.
+The first two are open, for what asks there has no token. What they say holds no secret: the
+driver's words on why something is away are only for whoever may see the page.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from workers.metrics import CONTENT_TYPE, render
 from workers.status import Problem
 from workers.web.live import STALE_SECONDS, Live, Unavailable
 from workers.web.site import Site, wants_json
@@ -29,6 +30,17 @@ async def readyz(_site: Site, live: Live, request: Request) -> Response:
         return _answer(request, None, [])
     problems = [each for each in snapshot.status.problems if each.is_blocking]
     return _answer(request, snapshot.status.is_ready, problems)
+
+
+async def metrics(site: Site, live: Live, request: Request) -> Response:
+    """Tell Prometheus of the whole service. Rather nothing than what is no longer true."""
+    try:
+        snapshot = await live.latest()
+    except Unavailable:
+        snapshot = None
+    if snapshot is None or snapshot.is_stale:
+        return site.complain(request, 503, "The service could not be looked at in time.")
+    return Response(render(snapshot.status), media_type=CONTENT_TYPE)
 
 
 def _answer(request: Request, is_ready: bool | None, problems: list[Problem]) -> Response:  # noqa: FBT001 - None is the third answer

@@ -104,7 +104,8 @@
     try {
       do {
         mustAskAgain = false;
-        const answer = await fetch(location.href, { headers: { "X-Live": "1" }, redirect: "manual" });
+        const headers = { "X-Live": "1", Accept: "text/html" };
+        const answer = await fetch(location.href, { headers, redirect: "manual" });
         // The session has ended, or the page has gone: let the browser show what there is instead.
         if (answer.type === "opaqueredirect") return location.reload();
         show(new DOMParser().parseFromString(await answer.text(), "text/html"));

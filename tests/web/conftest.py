@@ -1,0 +1,42 @@
+"""Fixtures for tests of the page: a module's tests share a database, and what serves it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.rig.postgres import Postgres
+from tests.rig.processes import Processes
+from tests.web.page import Pages
+from workers.database import Database
+
+
+@pytest.fixture(scope="module")
+def page_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Starts processes that live as long as the module's tests."""
+    processes = Processes(tmp_path_factory.mktemp("page"))
+    yield processes
+    processes.kill_all()
+
+
+@pytest.fixture(scope="module")
+def page_database(postgres: Postgres) -> Iterator[Database]:
+    """A database that the module's tests share."""
+    url = postgres.create_database()
+    database = Database(url)
+    yield database
+    database.close()
+    postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def all_pages(page_processes: Processes, page_database: Database) -> Iterator[Pages]:
+    pages = Pages(page_processes, page_database)
+    yield pages
+    pages.close()
+
+
+@pytest.fixture
+def pages(all_pages: Pages) -> Iterator[Pages]:
+    """The pages of the module's database, each test with a browser jar of its own."""
+    yield all_pages
+    all_pages.forget_sessions()
