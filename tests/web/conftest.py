@@ -1,12 +1,15 @@
 """Fixtures for tests of the page: a module's tests share a database, and what serves it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.rig.postgres import Postgres
 from tests.rig.processes import Processes
-from tests.web.page import Pages
+from tests.web.chromium import Visit, open_chromium
+from tests.web.page import Page, Pages
 from workers.database import Database
 
 
@@ -40,3 +43,25 @@ def pages(all_pages: Pages) -> Iterator[Pages]:
     """The pages of the module's database, each test with a browser jar of its own."""
     yield all_pages
     all_pages.forget_sessions()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens windows on a page; whatever a page complains about there fails the test."""
+    visits: list[Visit] = []
+
+    def start(page: Page, **options: Any) -> Visit:
+        visits.append(Visit(chromium, page.url, **options))
+        return visits[-1]
+
+    yield start
+    complaints = [complaint for each in visits for complaint in each.complaints]
+    for each in visits:
+        each.close()
+    assert complaints == []

@@ -28,16 +28,21 @@ class Page:
     def __init__(self, processes: Processes, env: Mapping[str, str], *arguments: str) -> None:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: Process = processes.start(
-            *("python", "-m", "workers", *(arguments or ("web",))),
-            env={**env, "PORT": str(self.port)},
-        )
+        self._processes = processes
+        self._env = {**env, "PORT": str(self.port)}
+        self._arguments = arguments or ("web",)
+        self.process: Process = self._start()
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
     def wait(self) -> "Page":
         """Wait until it answers."""
         eventually(self._answers, timeout_seconds=BOOT_SECONDS, message="The page does not answer")
         return self
+
+    def restart(self) -> None:
+        """Start it again on its port, after its end."""
+        self.process = self._start()
+        self.wait()
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.client.get(path, **options)
@@ -60,6 +65,9 @@ class Page:
     def close(self) -> None:
         self.client.close()
 
+    def _start(self) -> Process:
+        return self._processes.start("python", "-m", "workers", *self._arguments, env=self._env)
+
     def _answers(self) -> bool:
         assert self.process.returncode is None, self.process.output
         try:
@@ -74,14 +82,14 @@ class Pages:
     def __init__(self, processes: Processes, database: Database) -> None:
         self._processes = processes
         self._url = database.engine.url.render_as_string(hide_password=False)
-        self._shared: dict[frozenset[tuple[str, str]], Page] = {}
+        self._shared: dict[tuple[object, ...], Page] = {}
         self._opened: list[Page] = []
 
-    def __call__(self, **env: str) -> Page:
+    def __call__(self, *arguments: str, **env: str) -> Page:
         """Return the page with these settings, shared by the module's tests."""
-        key = frozenset(env.items())
+        key = (*arguments, *sorted(env.items()))
         if key not in self._shared:
-            self._shared[key] = self.open(**env)
+            self._shared[key] = self.open(*arguments, **env)
         return self._shared[key]
 
     def open(self, *arguments: str, **env: str) -> Page:
