@@ -311,3 +311,5 @@ def test_a_stream_ends_with_the_page(pages: Pages) -> None:
         for _ in lines:
             pass
     assert page.process.wait(timeout_seconds=10) == 0
+    # Not by force, after a wait
+    assert "timeout graceful shutdown exceeded" not in page.process.output
