@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     run_retention_days: PositiveInt = 14
     """How long the ledger keeps runs that ended well."""
 
+    ops_token: SecretStr | None = None
+    """What opens the operations page; unset: it is for its own machine only."""
+
+    port: Port = 8000
+    """Where the operations page is."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -114,8 +120,6 @@ class Settings(BaseSettings):
     hard_time_limit_seconds: PositiveInt = 1800
     max_tasks_per_process: PositiveInt = 1000
     standby_after_seconds: PositiveInt = 15
-    ops_token: SecretStr | None = None
-    port: Port = 8000
     metrics_port: Port | None = None
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LIMIT = 16
+LIMIT = 8
 """So many calls at once; more than that, and the page is no longer a page but a load."""
 
 
