@@ -28,6 +28,7 @@ IN_PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 test: $(DEV_STAMP) ## Run all tests, on a real PostgreSQL and RabbitMQ (ARGS="-k slot" narrows)
 	@scripts/setup-rabbitmq
 	@scripts/setup-chromium
+	@scripts/setup-prometheus
 	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 check: lint test ## Check format, style, types and import rules, then run all tests

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,15 +156,15 @@ class TestAHealthyService:
         assert report["jobs"][0]["is_overdue"] is False
         assert report["is_ready"] is True
 
-    def test_is_looked_at_without_its_pool(self, healthy: Watched) -> None:
+    def test_is_looked_at_without_its_pool(self, healthy: Watched, database_url: str) -> None:
         """So that it can be looked at when all connections of the process are taken."""
-        pool = healthy.database.engine.pool
-        connections = [pool.connect() for _ in range(21)]
-        try:
-            assert healthy.look().database.is_reachable
-        finally:
-            for connection in connections:
-                connection.close()
+        database = Database(database_url)
+        with ExitStack() as stack:
+            for _ in range(25):
+                stack.enter_context(database.engine.connect())
+            status = collect(Settings(), database, healthy.workshop.broker)
+            assert status.database.is_reachable
+        database.close()
 
 
 class TestProblems:

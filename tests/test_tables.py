@@ -221,6 +221,11 @@ LEAST: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"priority": None, "created_at": NOW, "published_at": None},
     ),
     (
+        "job_totals",
+        {"job": "job", "event": "lost", "count": 1},
+        {"seconds": 0.0, "buckets": [], "last_at": NOW, "last_slot": None, "since": NOW},
+    ),
+    (
         "service_processes",
         {"name": "host:1", "kind": "worker"},
         {"queues": [], "state": None, "started_at": NOW, "seen_at": NOW},

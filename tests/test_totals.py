@@ -111,6 +111,12 @@ class TestWhatIsCounted:
         assert counts(database) == {"started": 1, "lost": 1}
         assert sum(totals(database)["lost"].buckets) == 0
 
+    def test_no_attempt_that_is_taken_back(self, database: Database) -> None:
+        run_id = add_run(database, "running")
+        update_run(database, run_id, status="retrying", attempt=0, finished_at=NOON)
+
+        assert counts(database) == {"started": 1}
+
     def test_no_progress_of_batches(self, database: Database) -> None:
         run_id = add_run(database, "running")
         update_run(database, run_id, result='{"rows": 2}')
@@ -141,15 +147,14 @@ class TestWhatIsCounted:
 
 def test_durations_fall_into_the_buckets_that_the_code_knows(database: Database) -> None:
     for bound in DURATION_BOUNDS_SECONDS:
-        run_id = add_run(database, "running", run_key=f"job@{bound}")
-        just_below = timedelta(seconds=bound * 0.99)
-        update_run(database, run_id, status="succeeded", finished_at=NOON + just_below)
-    run_id = add_run(database, "running", run_key="the longest")
-    update_run(database, run_id, status="succeeded", finished_at=NOON + timedelta(days=1))
+        for seconds in (bound * 0.99, bound * 1.01):
+            run_id = add_run(database, "running")
+            finished_at = NOON + timedelta(seconds=seconds)
+            update_run(database, run_id, status="succeeded", finished_at=finished_at)
 
-    assert totals(database)["succeeded"].buckets == [1] * BUCKETS
+    assert totals(database)["succeeded"].buckets == [1, *[2] * (BUCKETS - 2), 1]
     # Those that began had not waited at all
-    assert totals(database)["started"].buckets == [BUCKETS] + [0] * (BUCKETS - 1)
+    assert totals(database)["started"].buckets == [2 * (BUCKETS - 1)] + [0] * (BUCKETS - 1)
 
 
 def test_clocks_that_disagree_make_no_negative_durations(database: Database) -> None:

@@ -11,6 +11,7 @@ import dramatiq
 
 from workers import broker as _broker
 from workers import logs as _logs
+from workers import redaction as _redaction
 from workers.database import Database
 from workers.local_postgres import check_installed
 from workers.periodic import SCHEDULE, Entry, ScheduleError, check_schedule
@@ -31,6 +32,7 @@ class App:
 
 def _compose() -> App:
     settings = get_settings()
+    _redaction.hide(settings.secrets)
     _logs.configure(settings.log_format_in_use, settings.log_level)
     if settings.database_url is None:
         check_installed()

@@ -38,6 +38,7 @@ from workers.database import Database, Lease
 from workers.models import BrokerName, JobRun, OutboxMessage
 from workers.periodic import utc_now
 from workers.presence import process_name
+from workers.redaction import redacted
 
 POSTPONE_SECONDS = 2
 """How soon a postponed delivery looks again, unless the ledger knows better."""
@@ -291,8 +292,11 @@ def _is_ours(claim: Claim) -> ColumnElement[bool]:
 
 
 def storable(text: str) -> str:
-    """Fit text of any origin into PostgreSQL, which takes neither NUL nor lone surrogates."""
-    encoded = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    """Fit text of any origin into PostgreSQL, which takes neither NUL nor lone surrogates.
+
+    Also without passwords: whoever may see the page sees the ledger's errors.
+    """
+    encoded = redacted(text).replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
     return encoded.decode()[:MAX_ERROR_CHARACTERS]
 
 

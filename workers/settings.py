@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from workers.redaction import passwords_of
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Lowered = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
 Raised = BeforeValidator(lambda text: text.upper() if isinstance(text, str) else text)
@@ -110,6 +112,9 @@ class Settings(BaseSettings):
     port: Port = 8000
     """Where the operations page is."""
 
+    metrics_port: Port | None = None
+    """Where worker processes serve their metrics: the first takes it, others the ports after it."""
+
     log_format: Annotated[Literal["json", "console"], Lowered] | None = None
     """Unset: ``console`` on a terminal, else ``json``."""
 
@@ -120,7 +125,6 @@ class Settings(BaseSettings):
     hard_time_limit_seconds: PositiveInt = 1800
     max_tasks_per_process: PositiveInt = 1000
     standby_after_seconds: PositiveInt = 15
-    metrics_port: Port | None = None
 
     @model_validator(mode="after")
     def _warning_comes_before_the_timeout(self) -> Self:
@@ -139,6 +143,13 @@ class Settings(BaseSettings):
                 f"({self.hard_time_limit_seconds}), not {self.soft_time_limit_seconds}"
             )
         return self
+
+    @property
+    def secrets(self) -> set[str]:
+        """What must never be shown."""
+        urls = [url for url in (self.database_url, self.rabbitmq_url) if url]
+        tokens = {self.ops_token.get_secret_value()} if self.ops_token else set()
+        return tokens.union(*map(passwords_of, urls))
 
     @property
     def log_format_in_use(self) -> Literal["json", "console"]:

@@ -1,7 +1,8 @@
 """Free TCP ports."""
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 
 def free_ports(count: int) -> list[int]:
@@ -14,3 +15,15 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def free_port_range(count: int) -> int:
+    """Return the first of so many ports in a row that nobody listens on; as above."""
+    # Not the seeded generator, of which every process would get the same ports.
+    chance = random.SystemRandom()
+    while True:
+        first = chance.randrange(10_240, 32_768 - count)
+        with suppress(OSError), ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("", port)))
+            return first

@@ -2,7 +2,6 @@
 
 import html
 import json
-from collections.abc import Iterator
 
 import dramatiq
 import pytest
@@ -16,14 +15,14 @@ FOREIGN = b"<script>alert('x')</script> is no message"
 
 
 @pytest.fixture
-def page(pages: Pages, clean_rabbitmq: RabbitMQ) -> Iterator[Page]:
+def page(pages: Pages, clean_rabbitmq: RabbitMQ) -> Page:
     """A page beside a broker with the queue `low`, which nobody serves."""
     broker = Rabbitmq(
         urls=[clean_rabbitmq.url], queue_type="classic", middleware=list[dramatiq.Middleware]()
     )
     broker.declare_queue("low", ensure=True)
     broker.close()
-    yield pages(RABBITMQ_URL=clean_rabbitmq.url)
+    return pages(RABBITMQ_URL=clean_rabbitmq.url)
 
 
 def bury(rabbitmq: RabbitMQ, count: int = 1) -> list[str]:

@@ -1,10 +1,13 @@
 """Puts a run's names on every line that is logged from its delivery until it is settled."""
 
+import time
 from typing import Any
 
 import dramatiq
 from dramatiq.broker import MessageProxy
 from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from workers.logs import run_began
 
 
 class LogContext(dramatiq.Middleware):
@@ -13,6 +16,7 @@ class LogContext(dramatiq.Middleware):
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         clear_contextvars()
         bind_contextvars(job=message.actor_name, message_id=message.message_id)
+        run_began.set(time.monotonic())
 
     def after_process_message(
         self,
@@ -23,3 +27,4 @@ class LogContext(dramatiq.Middleware):
         exception: BaseException | None = None,
     ) -> None:
         clear_contextvars()
+        run_began.set(None)

@@ -20,6 +20,7 @@ from workers.checks import first_line
 from workers.database import Database
 from workers.job import QUEUES
 from workers.periodic import Ticker, utc_now
+from workers.redaction import redacted
 from workers.settings import Settings
 from workers.status.diagnosis import diagnose
 from workers.status.lateness import interval_seconds, missed_slots, overdue_seconds, owed_since
@@ -148,7 +149,7 @@ def _answer_of_database(
     except NoAnswer:
         reason = f"no answer within {PATIENCE_SECONDS} s"
     except SQLAlchemyError as error:
-        reason = first_line(error)
+        reason = redacted(first_line(error))
     else:
         return DatabaseStatus(is_reachable=True), view.schema, view.ledger
     return (
@@ -176,7 +177,7 @@ def _ask_broker(
     try:
         queues = ask_rabbitmq(broker, QUEUES, patience_seconds=PATIENCE_SECONDS - 1)
     except BrokerAway as away:
-        return _away(str(away)), UNKNOWN
+        return _away(redacted(str(away))), UNKNOWN
     return BrokerStatus(kind="rabbitmq", is_reachable=True), queues
 
 

@@ -31,8 +31,9 @@ CREATE TABLE job_totals (
 ) WITH (fillfactor = 50);
 """
 
-# What became of the run: its status, unless a dead run is merely sent again. An attempt that begins
-# while the last is still `running` says that the last one's worker was lost.
+# What became of the run: its status, unless a dead run is merely sent again, or an attempt taken
+# back. An attempt that begins while the last is still `running` says that the last one's worker was
+# lost.
 #
 # Seconds are those that an attempt took, or that a new run waited for its first. What began under
 # another status was not measured.
@@ -51,7 +52,8 @@ BEGIN
         took := extract(epoch FROM NEW.started_at - NEW.enqueued_at);
     ELSIF what = 'running' AND was = 'running' AND NEW.attempt > OLD.attempt THEN
         what := 'lost';
-    ELSIF what = 'running' OR what = was OR (what = 'retrying' AND was IS DISTINCT FROM 'running')
+    ELSIF what = 'running' OR what = was OR NEW.attempt < OLD.attempt
+        OR (what = 'retrying' AND was IS DISTINCT FROM 'running')
     THEN
         RETURN NULL;
     ELSIF was = 'running' THEN
