@@ -13,10 +13,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 # "check" lists its steps in the order in which they are worth reading.
 .NOTPARALLEL:
-.PHONY: help run test check lint format chaos bench compose lock stop clean
+.PHONY: help run test check lint format chaos screenshots bench compose lock stop clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN_STAMP) ## Run everything in one process, on sample data
 	@exec $(BIN)/python -m workers run --sample-data
@@ -27,6 +27,7 @@ IN_PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 test: $(DEV_STAMP) ## Run all tests, on a real PostgreSQL and RabbitMQ (ARGS="-k slot" narrows)
 	@scripts/setup-rabbitmq
+	@scripts/setup-chromium
 	@scripts/setup-prometheus
 	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
@@ -45,6 +46,10 @@ format: $(DEV_STAMP) ## Format the code, and mend what can be mended
 chaos: $(DEV_STAMP) ## Torment a live service for ten minutes, then audit it (ARGS="--seed 5" repeats)
 	@scripts/setup-rabbitmq
 	@$(BIN)/python -m chaos $(ARGS)
+
+screenshots: $(DEV_STAMP) ## Take the pictures of the operations page anew (docs/images)
+	@scripts/setup-chromium
+	@$(BIN)/python -m tests.web.screenshots
 
 bench: $(BENCH_STAMP) ## Measure the jobs on much data (ARGS="--scale 0.1 --only coupons" for less)
 	@$(BIN)/python -m bench $(ARGS)

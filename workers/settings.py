@@ -117,6 +117,13 @@ class Settings(BaseSettings):
 
     standby_after_seconds: PositiveInt = 15
     """For so long RabbitMQ must be away before a standby takes over."""
+
+    ops_token: SecretStr | None = None
+    """What opens the operations page; unset: it is for its own machine only."""
+
+    port: Port = 8000
+    """Where the operations page is."""
+
     metrics_port: Port | None = None
     """Where worker processes serve their metrics: the first takes it, others the ports after it."""
 
@@ -124,11 +131,6 @@ class Settings(BaseSettings):
     """Unset: ``console`` on a terminal, else ``json``."""
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Raised] = "INFO"
-
-    # Reserved: part of the configuration's contract and so checked from the first version on,
-    # for the parts that are still to come.
-    ops_token: SecretStr | None = None
-    port: Port = 8000
 
     @model_validator(mode="after")
     def _warning_comes_before_the_timeout(self) -> Self:

@@ -15,6 +15,7 @@ from workers.cli.dead_letters import dead_letters
 from workers.cli.printing import as_json_option, print_json, print_table
 from workers.cli.signals import stop_signal
 from workers.cli.standby import standby
+from workers.cli.web import page_beside, web
 from workers.job import Job
 from workers.models import JobRun, RunStatus
 from workers.periodic import utc_now
@@ -45,6 +46,7 @@ def cli() -> None:
 
 cli.add_command(dead_letters)
 cli.add_command(standby)
+cli.add_command(web)
 
 
 @cli.command("run")
@@ -52,18 +54,21 @@ cli.add_command(standby)
     "--sample-data", is_flag=True, help="Fill an empty database with a small marketplace."
 )
 def run_everything(*, sample_data: bool) -> None:
-    """Run the scheduler and the workers in one process, on whatever is configured."""
+    """Run scheduler, workers and operations page in one process, on whatever is configured."""
     # This one is a service: its log is what it has to show.
     logs.configure(app.settings.log_format or "console", app.settings.log_level)
     stop = stop_signal()
     broker, why_not = embedded.choose_broker(app.settings, app.database, app.broker, app.schedule)
     _prepare_database(with_sample_data=sample_data)
     _introduce(in_process=isinstance(broker, InProcessBroker), why_not=why_not)
-    with embedded.serving(
-        broker,
-        app.database,
-        grace_seconds=app.settings.shutdown_grace_seconds,
-        with_schedule=True,
+    with (
+        page_beside(broker),
+        embedded.serving(
+            broker,
+            app.database,
+            grace_seconds=app.settings.shutdown_grace_seconds,
+            with_schedule=True,
+        ),
     ):
         stop.wait()
         click.echo("Stopping; what runs may finish.", err=True)

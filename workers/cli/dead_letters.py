@@ -11,7 +11,7 @@ from dramatiq.errors import ConnectionClosed
 from workers import app, reports, schema
 from workers.broker import InProcessBroker
 from workers.cli.printing import as_json_option, print_json, print_json_array, print_table
-from workers.dead_letters.ledger import DeadRuns
+from workers.dead_letters.cabinets import open_cabinet
 from workers.dead_letters.letters import Cabinet
 from workers.job import QUEUES
 
@@ -81,15 +81,8 @@ def dead_letters(
 @contextmanager
 def _cabinet() -> Iterator[Cabinet]:
     """Open what the dead letters are kept in."""
-    if isinstance(app.broker, InProcessBroker):
-        yield DeadRuns(app.database)
-        return
-    from workers.dead_letters.queues import open_queues  # noqa: PLC0415 - pika may be missing
-    from workers.rabbitmq import Rabbitmq  # noqa: PLC0415
-
-    assert isinstance(app.broker, Rabbitmq)  # noqa: S101 - there are two kinds
     try:
-        with open_queues(app.broker, app.database) as cabinet:
+        with open_cabinet(app.broker, app.database) as cabinet:
             yield cabinet
     except ConnectionClosed as error:
         raise click.ClickException(f"RABBITMQ_URL: RabbitMQ failed: {error}") from None

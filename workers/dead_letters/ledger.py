@@ -1,8 +1,11 @@
 """Dead letters of the in-process broker: the ledger's dead runs, since it keeps no messages."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from typing import Any
 
-from workers import dead_runs
+import dramatiq
+
+from workers import dead_runs, outbox
 from workers.database import Database
 from workers.dead_letters.letters import Letter
 from workers.models import JobRun
@@ -15,10 +18,16 @@ NOTHING_TO_DROP = (
 
 
 class DeadRuns:
-    """The ledger as a cabinet of dead letters."""
+    """The ledger as a cabinet of dead letters.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: where the ledger is.
+        jobs: those that exist, so that something can be sent to them.
+    """
+
+    def __init__(self, database: Database, jobs: Collection[str]) -> None:
         self._database = database
+        self._jobs = jobs
 
     def count(self, queues: Sequence[str]) -> int:
         return sum(1 for _ in self._runs(queues, None))
@@ -27,9 +36,16 @@ class DeadRuns:
         return (_letter(run) for run in self._runs(queues, letter_id))
 
     def requeue(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[str]:
-        """Mark runs, so that ``python -m workers run`` resumes them when it next starts."""
+        """Mark runs, and send their messages through the outbox.
+
+        So a ``python -m workers run`` that lives takes them up at once, wherever this is called;
+        and the next one does, if none lives.
+        """
         for run in self._runs(queues, letter_id):
             dead_runs.renew(self._database, message_id=run.message_id, run_key=run.run_key)
+            if run.job in self._jobs:
+                with self._database.transaction() as session:
+                    outbox.enqueue_many(session, [_message(run)])
             yield run.message_id
 
     def drop(
@@ -51,6 +67,18 @@ class DeadRuns:
                 if run.queue in queues and letter_id in (None, run.message_id):
                     yield run
             last_id = page[-1].id
+
+
+def _message(run: JobRun) -> dramatiq.Message[Any]:
+    """Make the message of a run anew. Its arguments, if it had any, died with the first one."""
+    return dramatiq.Message(
+        queue_name=run.queue,
+        actor_name=run.job,
+        args=(),
+        kwargs={},
+        options={} if run.slot is None else {"scheduled_at": run.slot.isoformat()},
+        message_id=run.message_id,
+    )
 
 
 def _letter(run: JobRun) -> Letter:
