@@ -84,7 +84,8 @@ def test_a_server_that_a_kill_left_behind_serves_the_next_and_ends_with_it(
     assert is_up(server)
 
     # And the next one finds there what the first had done
-    second = run_everything(in_folder)
+    second = in_folder.start("python", "-m", "workers", "run")
+    second.wait_for_output("Stop with Ctrl+C", timeout_seconds=PATIENCE_SECONDS)
     assert server_of(folder) == server
     assert count_runs(in_folder) >= before
 
