@@ -40,7 +40,7 @@ def commands(processes: Processes, database_url: str) -> Commands:
 def test_help_and_no_arguments_show_the_commands(commands: Commands) -> None:
     for arguments in ((), ("--help",)):
         output = commands(*arguments)
-        for command in ("run", "migrate", "check", "jobs", "runs", "trigger", "simulate"):
+        for command in ("run", "web", "migrate", "check", "jobs", "runs", "trigger", "simulate"):
             assert command in output
         assert "dead-letters" in output
         assert "standby" in output

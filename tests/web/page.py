@@ -1,5 +1,6 @@
 """The page as a test drives it: a real process, and plain requests to it."""
 
+import socket
 from collections.abc import Mapping
 from contextlib import closing
 from http.client import HTTPConnection
@@ -53,6 +54,18 @@ class Page:
         connection.request("GET", path)
         with closing(connection):
             return connection.getresponse().status
+
+    def send_all_then_read(self, head: str, body: bytes) -> str:
+        """Send a request to its end, as simple clients do, and return the first line of the answer.
+
+        Raises:
+            OSError: if the connection is closed before.
+        """
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            length = f"Content-Length: {len(body)}"
+            lines = (head, f"Host: 127.0.0.1:{self.port}", length, "", "")
+            connection.sendall("\r\n".join(lines).encode() + body)
+            return connection.recv(1000).decode().partition("\r\n")[0]
 
     def post(self, path: str, form: Mapping[str, str], **options: Any) -> httpx.Response:
         return self.client.post(path, data=form, **options)

@@ -15,7 +15,7 @@ from workers.web.access import (
     Keys,
     Throttle,
 )
-from workers.web.guards import safe_target
+from workers.web.gate import safe_target
 
 JOB = "auto_end_timeout_chats"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -107,7 +107,11 @@ def test_a_dead_letter_is_sent_again_and_runs(
     eventually(has_succeeded, timeout_seconds=30)
 
 
-def test_the_keyboard_is_enough(service: Page, visit: OpenVisit) -> None:
+def test_the_keyboard_is_enough(service: Page, page_database: Database, visit: OpenVisit) -> None:
+    with page_database.transaction() as session:
+        for number in range(200, 230):
+            job = "process_customer_service_queue"
+            session.add(scenes.new_run(job, status="succeeded", number=number))
     somebody = visit(service)
     somebody.tab.goto("/")
     focused = "(() => { const e = document.activeElement; return e.textContent.trim(); })()"

@@ -129,6 +129,10 @@ class TestSizes:
             assert page.client.post(path, content=drop_by_drop()).status_code == 413
         assert page.get("/").status_code == 200
 
+    def test_whoever_reads_the_answer_only_after_sending_all_gets_it(self, page: Page) -> None:
+        answer = page.send_all_then_read("POST /login HTTP/1.1", b"x" * 10_000_000)
+        assert answer.startswith("HTTP/1.1 413 ")
+
     def test_a_huge_header_breaks_nothing(self, page: Page) -> None:
         try:
             assert page.get("/", headers={"X-Much": "x" * 5_000_000}).is_client_error

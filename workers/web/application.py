@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from workers.web import actions, dead_letters, guards, health, ledger, login, overview
+from workers.web import actions, dead_letters, gate, guards, health, ledger, login, overview
 from workers.web.live import Live
 from workers.web.site import FRAGMENT_HEADER, Site
 
@@ -28,7 +28,7 @@ def build(site: Site, live: Live) -> Starlette:
         Middleware(guards.Limits),
         # With a token, other names lead nowhere: a browser sends no cookie there.
         *([Middleware(guards.Hosts)] if site.keys.is_open else []),
-        Middleware(guards.Gate, keys=site.keys, throttle=site.throttle, complain=site.complain),
+        Middleware(gate.Gate, keys=site.keys, throttle=site.throttle, complain=site.complain),
         Middleware(CompressFragments),
     ]
     return Starlette(

@@ -8,9 +8,12 @@
   "use strict";
 
   const SILENT_AFTER_MS = 12000;
+  // Streams end now and then, and the browser comes again at once.
+  const CUT_OFF_AFTER_MS = 4000;
   const pulse = document.getElementById("pulse");
   let serverAheadMs = 0;
   let lastBeat = 0;
+  let isCutOff = false;
   let source = null;
   let isAsking = false;
   let mustAskAgain = false;
@@ -42,7 +45,8 @@
       else say(time, "ago" in time.dataset ? `${span(seconds)} ago` : span(seconds));
     }
     if (!source || !pulse) return;
-    const isLost = lastBeat > 0 && Date.now() - lastBeat > SILENT_AFTER_MS;
+    const patienceMs = isCutOff ? CUT_OFF_AFTER_MS : SILENT_AFTER_MS;
+    const isLost = lastBeat > 0 && Date.now() - lastBeat > patienceMs;
     pulse.classList.toggle("lost", isLost);
     if (isLost) say(pulse, `No news for ${span((Date.now() - lastBeat) / 1000)}`);
     else if (lastBeat) say(pulse, `Live ${new Date(now).toISOString().slice(11, 19)}`);
@@ -138,6 +142,7 @@
     source = new EventSource("/events");
     source.addEventListener("beat", (event) => {
       lastBeat = Date.now();
+      isCutOff = false;
       serverAheadMs = Date.parse(event.data) - lastBeat;
     });
     source.addEventListener("boot", (event) => {
@@ -152,6 +157,7 @@
       if (!isFirst || document.body.dataset.live !== event.data) ask();
     });
     source.addEventListener("error", () => {
+      isCutOff = true;
       // The browser tries again by itself, unless it was refused.
       if (source && source.readyState === EventSource.CLOSED) {
         disconnect();
