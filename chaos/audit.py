@@ -112,7 +112,7 @@ def audit(url: str, account: Account) -> Iterator[Finding]:
 
 def _audit_orders(url: str, account: Account) -> Iterator[Finding]:
     sent, written = account.orders, account.transactions
-    effects = _effects(url, "chaos_order")
+    effects = effects_of(url, "chaos_order")
     lost = [key for key in sent.confirmed if not effects[key]]
     lost_with_transaction = [key for key in written.committed if not effects[key]]
     never = [key for key in written.rolled_back if effects[key]]
@@ -139,7 +139,7 @@ def _audit_events(account: Account) -> Iterator[Finding]:
 
 
 def _audit_slots(url: str, account: Account) -> Iterator[Finding]:
-    effects = _effects(url, "chaos_tick")
+    effects = effects_of(url, "chaos_tick")
     runs = query(url, "SELECT slot, run_key, status FROM job_runs WHERE job = 'chaos_tick'")
     settled = {run.slot for run in runs}
     expected = {run.run_key: int(run.status == "succeeded") for run in runs}
@@ -156,7 +156,7 @@ def _audit_slots(url: str, account: Account) -> Iterator[Finding]:
 
 
 def _audit_batches(url: str) -> Iterator[Finding]:
-    effects = _effects(url, "chaos_batches")
+    effects = effects_of(url, "chaos_batches")
     runs = query(
         url,
         "SELECT run_key FROM job_runs WHERE job = 'chaos_batches' AND status = 'succeeded'",
@@ -168,6 +168,7 @@ def _audit_batches(url: str) -> Iterator[Finding]:
     yield Finding("items of batches done twice", len(double), len(effects))
 
 
-def _effects(url: str, job: str) -> Counter[str]:
+def effects_of(url: str, job: str) -> Counter[str]:
+    """Count the committed effects of a job of the chaos, by key."""
     rows = query(url, "SELECT key FROM chaos_effects WHERE job = :job", job=job)
     return Counter(row.key for row in rows)

@@ -32,6 +32,9 @@ JITTER = 0.1
 """Share of the delay by which it varies both ways, so that what failed together does not return
 together."""
 
+POSTPONED_JITTER = 0.5
+"""The same for what met another run, and would otherwise meet again all that waited with it."""
+
 
 class Retries(dramatiq.Middleware):
     """Settles failures: records them, and publishes the retry.
@@ -60,7 +63,7 @@ class Retries(dramatiq.Middleware):
             return
         reason = _summary(exception)
         if isinstance(exception, Postponed):
-            delay_seconds = (exception.delay or 0) / 1000
+            delay_seconds = (exception.delay or 0) / 1000 * _varied(POSTPONED_JITTER)
             self._send_again(broker, message, "postponed", str(exception), delay_seconds)
         elif isinstance(exception, GivenBack):
             self._give_back(message, claim, str(exception))
@@ -141,7 +144,11 @@ class Retries(dramatiq.Middleware):
 def _delay_seconds(broker: dramatiq.Broker, message: MessageProxy) -> float:
     options = broker.get_actor(message.actor_name).options
     delay_seconds: float = options.get("retry_delay_seconds", DEFAULT_RETRY_DELAY_SECONDS)
-    return delay_seconds * random.uniform(1 - JITTER, 1 + JITTER)
+    return delay_seconds * _varied(JITTER)
+
+
+def _varied(share: float) -> float:
+    return random.uniform(1 - share, 1 + share)
 
 
 def _summary(exception: BaseException) -> str:
