@@ -89,7 +89,8 @@ DIVIDE = text("""
     SELECT array_agg(id ORDER BY id) AS user_ids FROM placed GROUP BY batch ORDER BY batch
 """)
 
-# One statement, and so one moment: what is written was true together.
+# One statement, and so one moment: what is written was true together. A row that is not as it was
+# read has been changed since this statement began: as if somebody had it locked.
 RECOMPUTE = text("""
     WITH task AS (
         SELECT poster_id AS user_id, count(*) AS tasks,
@@ -115,26 +116,28 @@ RECOMPUTE = text("""
         LEFT JOIN tally ON tally.user_id = id
         LEFT JOIN rating ON rating.user_id = id
     ), differing AS MATERIALIZED (
-        SELECT person.*
+        SELECT person.*, users.ctid AS version
         FROM person
         JOIN users USING (id)
         WHERE users.id = ANY(CAST(:user_ids AS bigint[]))
           AND (users.task_count, users.completed_task_count, users.avg_rating)
            <> (person.task_count, person.completed_task_count, person.avg_rating)
     ), locked AS MATERIALIZED (
-        SELECT id FROM users
-        WHERE id = ANY(ARRAY(SELECT id FROM differing))
+        SELECT id, ctid AS version FROM users
+        WHERE ctid = ANY(ARRAY(SELECT version FROM differing))
         FOR NO KEY UPDATE SKIP LOCKED
+    ), free AS MATERIALIZED (
+        SELECT * FROM differing JOIN locked USING (id, version)
     ), written AS (
         UPDATE users
-        SET task_count = differing.task_count,
-            completed_task_count = differing.completed_task_count,
-            avg_rating = differing.avg_rating
-        FROM differing
-        WHERE users.id = ANY(ARRAY(SELECT id FROM locked)) AND users.id = differing.id
+        SET task_count = free.task_count,
+            completed_task_count = free.completed_task_count,
+            avg_rating = free.avg_rating
+        FROM free
+        WHERE users.ctid = ANY(ARRAY(SELECT version FROM free)) AND users.ctid = free.version
     )
-    SELECT (SELECT count(*) FROM locked) AS written,
-           ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM locked) AS busy
+    SELECT (SELECT count(*) FROM free) AS written,
+           ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM free) AS busy
 """)
 
 
