@@ -55,8 +55,8 @@ CODES = {"table": "invitation_codes", "live": "is_active", "change": "is_active 
 FIND_COUPONS, EXPIRE_COUPONS = text(FIND.format(**COUPONS)), text(EXPIRE.format(**COUPONS))
 FIND_CODES, EXPIRE_CODES = text(FIND.format(**CODES)), text(EXPIRE.format(**CODES))
 
-# From some coupons of which somebody holds an unused one to the next, by one probe of the index each
-# time: what was used or has expired costs nothing, nor do the many people who hold the same. A step
+# From some coupons of which somebody holds an unused one to the next, by a probe of the index each:
+# what was used or has expired costs nothing, nor do the many people who hold the same. A step
 # counter, since the plan, and not LIMIT, decides how far a recursion goes.
 NEXT_HELD = text("""
     WITH RECURSIVE held (coupon_ids, step) AS (

@@ -10,7 +10,7 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
+from workers.marketplace.batching import BEFORE_ALL_IDS, Ids, as_text, join_by_hash
 
 FACTS_PER_USER = 10
 """How many tasks and reviews a batch may read for each person it looks at, on average."""
@@ -32,7 +32,10 @@ SAVE_FULL_PASS = text("""
     SET resume_after = excluded.resume_after, finished_at = excluded.finished_at
 """)
 
-NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size")
+NEXT_USERS = text("""
+    SELECT CAST(array_agg(id) AS text)
+    FROM (SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size) AS person
+""")
 
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
@@ -86,7 +89,10 @@ DIVIDE = text("""
     ), placed AS (
         SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :facts) AS batch FROM person
     )
-    SELECT array_agg(id ORDER BY id) AS user_ids FROM placed GROUP BY batch ORDER BY batch
+    SELECT CAST(array_agg(id ORDER BY id) AS text) AS user_ids, max(id) AS last_id
+    FROM placed
+    GROUP BY batch
+    ORDER BY batch
 """)
 
 # One statement, and so one moment: what is written was true together. A row that is not as it was
@@ -163,10 +169,10 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
     resume_after = state.resume_after if state else None
     after = BEFORE_ALL_IDS if resume_after is None else resume_after
     batch = {"batch_size": batch_size}
-    while user_ids := session.scalars(NEXT_USERS, {"after": after, **batch}).all():
+    while user_ids := session.scalar(NEXT_USERS, {"after": after, **batch}):
         for fitting in _divide(session, user_ids, batch_size):
-            changed = _recompute(session, fitting)
-            after = fitting[-1]
+            changed = _recompute(session, fitting.user_ids)
+            after = fitting.last_id
             session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
             yield {"users": changed}
     session.execute(SAVE_FULL_PASS, {"resume_after": None, "finished_at": now})
@@ -180,7 +186,7 @@ def _look_at_changes(session: Session, batch_size: int) -> Batches:
         for some in _fitting(people, batch_size * FACTS_PER_USER):
             taken = [id_ for person in some for id_ in person.ids]
             session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
-            yield {"users": _recompute(session, [person.user_id for person in some])}
+            yield {"users": _recompute(session, as_text(person.user_id for person in some))}
         place["after"] = max(person.last_id for person in people)
     return None
 
@@ -206,18 +212,16 @@ def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[An
         yield batch
 
 
-def _divide(
-    session: Session, user_ids: Collection[int], batch_size: int
-) -> Sequence[Sequence[int]]:
+def _divide(session: Session, user_ids: Ids, batch_size: int) -> Sequence[Row[Any]]:
     """Divide people into batches by how much there is to read about them."""
-    facts = {"user_ids": as_text(user_ids), "facts": batch_size * FACTS_PER_USER}
-    return session.scalars(DIVIDE, facts).all()
+    facts = {"user_ids": user_ids, "facts": batch_size * FACTS_PER_USER}
+    return session.execute(DIVIDE, facts).all()
 
 
-def _recompute(session: Session, user_ids: Collection[int]) -> int:
+def _recompute(session: Session, user_ids: Ids) -> int:
     """Return how many of the people's rows were changed."""
     join_by_hash(session)
-    done = session.execute(RECOMPUTE, {"user_ids": as_text(user_ids)}).one()
+    done = session.execute(RECOMPUTE, {"user_ids": user_ids}).one()
     if done.busy:
         session.execute(NOTE, {"user_ids": done.busy})
     return int(done.written)
