@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 from workers.batches import Batches
 from workers.marketplace.batching import BEFORE_ALL_IDS, Ids, as_text, join_by_hash
 
-FACTS_PER_USER = 10
-"""How many tasks and reviews a batch may read for each person it looks at, on average."""
+TASKS_PER_USER = 10
+"""How many tasks a batch may read for each person it looks at, on average. Who has many reviews has
+many tasks."""
 
 FULL_PASS = text("SELECT resume_after, finished_at FROM statistics_full_pass")
 
@@ -70,24 +71,21 @@ NOTE = text("""
     SELECT user_id FROM unnest(CAST(:user_ids AS bigint[])) AS person (user_id)
 """)
 
-# People divided into batches by how many facts there are to read about each; but one person's facts
-# are never divided.
+# People divided into batches by how many tasks there are to read about each; but one person's are
+# never divided.
 DIVIDE = text("""
-    WITH fact AS (
-        SELECT poster_id AS id, count(*) AS facts FROM tasks
+    WITH task AS (
+        SELECT poster_id AS id, CAST(count(*) AS integer) AS tasks FROM tasks
         WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
         UNION ALL
-        SELECT taker_id, count(*) FROM tasks
+        SELECT taker_id, CAST(count(*) AS integer) FROM tasks
         WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
-        UNION ALL
-        SELECT reviewee_id, count(*) FROM reviews
-        WHERE reviewee_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY reviewee_id
         UNION ALL
         SELECT unnest(CAST(:user_ids AS bigint[])), 1
     ), person AS MATERIALIZED (
-        SELECT id, sum(facts) AS weight FROM fact GROUP BY id
+        SELECT id, CAST(sum(tasks) AS integer) AS weight FROM task GROUP BY id
     ), placed AS (
-        SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :facts) AS batch FROM person
+        SELECT id, (sum(weight) OVER (ORDER BY id) - weight) / :tasks AS batch FROM person
     )
     SELECT CAST(array_agg(id ORDER BY id) AS text) AS user_ids, max(id) AS last_id
     FROM placed
@@ -99,11 +97,12 @@ DIVIDE = text("""
 # read has been changed since this statement began: as if somebody had it locked.
 RECOMPUTE = text("""
     WITH task AS (
-        SELECT poster_id AS user_id, count(*) AS tasks,
-               count(*) FILTER (WHERE status = 'completed') AS completed
+        SELECT poster_id AS user_id, CAST(count(*) AS integer) AS tasks,
+               CAST(count(*) FILTER (WHERE status = 'completed') AS integer) AS completed
         FROM tasks WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
         UNION ALL
-        SELECT taker_id, count(*), count(*) FILTER (WHERE status = 'completed')
+        SELECT taker_id, CAST(count(*) AS integer),
+               CAST(count(*) FILTER (WHERE status = 'completed') AS integer)
         FROM tasks WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
     ), tally AS (
         SELECT user_id, sum(tasks) AS tasks, sum(completed) AS completed
@@ -183,7 +182,7 @@ def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
     place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
     while people := _next_changes(session, place):
-        for some in _fitting(people, batch_size * FACTS_PER_USER):
+        for some in _fitting(people, batch_size * TASKS_PER_USER):
             taken = [id_ for person in some for id_ in person.ids]
             session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
             yield {"users": _recompute(session, as_text(person.user_id for person in some))}
@@ -196,14 +195,14 @@ def _next_changes(session: Session, place: Mapping[str, Any]) -> Sequence[Row[An
     return session.execute(NEXT_CHANGES, place).all()
 
 
-def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[Any]]]:
+def _fitting(people: Iterable[Row[Any]], tasks: int) -> Iterator[Sequence[Row[Any]]]:
     """Divide people into batches by the tasks that each had when last looked at.
 
     To count what there is to read about them would take as long as to read it.
     """
     batch, weight = list[Row[Any]](), 0
     for person in people:
-        if weight >= facts:
+        if weight >= tasks:
             yield batch
             batch, weight = [], 0
         batch.append(person)
@@ -213,9 +212,9 @@ def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[An
 
 
 def _divide(session: Session, user_ids: Ids, batch_size: int) -> Sequence[Row[Any]]:
-    """Divide people into batches by how much there is to read about them."""
-    facts = {"user_ids": user_ids, "facts": batch_size * FACTS_PER_USER}
-    return session.execute(DIVIDE, facts).all()
+    """Divide people into batches by how many tasks there are to read about them."""
+    tasks = {"user_ids": user_ids, "tasks": batch_size * TASKS_PER_USER}
+    return session.execute(DIVIDE, tasks).all()
 
 
 def _recompute(session: Session, user_ids: Ids) -> int:
