@@ -44,11 +44,15 @@ class Outcome:
 
 
 class Transactions:
-    """Times each transaction of an engine, from its first statement until COMMIT has returned."""
+    """Times each transaction of an engine, from its first statement until COMMIT has returned.
+
+    By connection and by thread: meanwhile the threads that relay, and that say that the process
+    lives, have transactions of their own.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self.seconds: list[float] = []
-        self._began_at = 0.0
+        self._began_at: dict[Any, float] = {}
+        self._seconds: list[tuple[int, float]] = []
         event.listen(engine, "begin", self._begin)
         # SQLAlchemy's own event of this name comes before the server is asked to commit, and the
         # locks are held until it has.
@@ -56,12 +60,17 @@ class Transactions:
 
         def do_commit(connection: Any) -> None:
             commit(connection)
-            self.seconds.append(time.perf_counter() - self._began_at)
+            seconds = time.perf_counter() - self._began_at[connection.dbapi_connection]
+            self._seconds.append((threading.get_ident(), seconds))
 
         setattr(engine.dialect, "do_commit", do_commit)  # noqa: B010 - mypy: a method
 
-    def _begin(self, _connection: Connection) -> None:
-        self._began_at = time.perf_counter()
+    def _begin(self, connection: Connection) -> None:
+        self._began_at[connection.connection.dbapi_connection] = time.perf_counter()
+
+    def of_thread(self, thread_id: int) -> list[float]:
+        """Return how many seconds each transaction took that this thread committed."""
+        return [seconds for committed_by, seconds in self._seconds if committed_by == thread_id]
 
 
 class Watch(dramatiq.Middleware):
@@ -70,9 +79,12 @@ class Watch(dramatiq.Middleware):
     def __init__(self) -> None:
         self.is_done = threading.Event()
         self.finished_at = 0.0
+        self.thread_id = 0
+        """The thread that dealt with it."""
 
     def after_process_message(self, *_arguments: Any, **_more: Any) -> None:
         self.finished_at = time.perf_counter()
+        self.thread_id = threading.get_ident()
         self.is_done.set()
 
 
@@ -92,7 +104,7 @@ def measure_job(case: Case) -> Outcome:
     message = cast("Job", app.broker.actors[case.job]).send_with_options()
     watch.is_done.wait()
     memory_bytes = memory.stop()
-    timed = list(transactions.seconds)
+    timed = transactions.of_thread(watch.thread_id)
     workers.stop()
     run = runs.find_run(app.database, message.message_id)
     if run is None or run.status != "succeeded" or run.started_at is None:

@@ -31,6 +31,10 @@ from workers.outbox import insert_events, record_events
 # with room 3 offers seats of the levels 3, 2, 1, and giving each person in turn to the agent with
 # the most room is the same as handing out all seats by falling level.
 
+PEOPLE_AT_ONCE = 5_000
+"""How many entries a batch places at most. All agents are locked meanwhile, and for each entry a
+chat, a notice and an event are written."""
+
 LOCK_WAITING = text("""
     SELECT entry.id, entry.user_id
     FROM customer_service_queue AS entry
@@ -150,7 +154,7 @@ def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batch
     """
     passed_over: list[int] = []
     while True:
-        batch = {"batch_size": batch_size, "passed_over": passed_over}
+        batch = {"batch_size": min(batch_size, PEOPLE_AT_ONCE), "passed_over": passed_over}
         entries = session.execute(LOCK_WAITING, batch).all()
         placed, unreachable = _place(session, now, entries) if entries else (0, [])
         # They still wait, and would stand first in each batch: those behind them have their turn.

@@ -8,7 +8,11 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.batching import BATCHES_AHEAD, BEFORE_ALL_IDS, BEFORE_ALL_TIMES
+from workers.marketplace.batching import BEFORE_ALL_IDS, BEFORE_ALL_TIMES
+
+BATCHES_AHEAD = 20
+"""How many batches are looked for at once. The more, the closer together lie the rows of each; and
+here, unlike elsewhere, nothing but a row has to be looked at for each."""
 
 # Some batches ahead, and in the order of the ids: what lies together on disk is then changed
 # together.
@@ -19,14 +23,17 @@ FIND = """
           AND (valid_until, id) > (CAST(:after AS timestamptz), :after_id)
         ORDER BY valid_until, id
         LIMIT :batch_size * :batches_ahead
-    ), placed AS (
-        SELECT id, (row_number() OVER (ORDER BY id) - 1) / :batch_size AS batch FROM overdue
-    ), batch AS (
-        SELECT CAST(array_agg(id) AS text) AS ids FROM placed GROUP BY batch ORDER BY batch
+    ), found AS MATERIALIZED (
+        SELECT array_agg(id ORDER BY id) AS ids, max(valid_until) AS valid_until FROM overdue
     )
-    SELECT ARRAY(SELECT ids FROM batch) AS batches,
-           CAST(last.valid_until AS text) AS after, last.id AS after_id
-    FROM (SELECT valid_until, id FROM overdue ORDER BY valid_until DESC, id DESC LIMIT 1) AS last
+    SELECT ARRAY(
+               SELECT CAST(ids[first : first + :batch_size - 1] AS text)
+               FROM generate_series(1, cardinality(ids), :batch_size) AS first
+           ) AS batches,
+           CAST(valid_until AS text) AS after,
+           (SELECT max(id) FROM overdue WHERE overdue.valid_until = found.valid_until) AS after_id
+    FROM found
+    WHERE ids IS NOT NULL
 """
 
 # NO KEY, because nobody who refers to a coupon needs to wait: a coupon that is being handed out
@@ -48,28 +55,30 @@ CODES = {"table": "invitation_codes", "live": "is_active", "change": "is_active 
 FIND_COUPONS, EXPIRE_COUPONS = text(FIND.format(**COUPONS)), text(EXPIRE.format(**COUPONS))
 FIND_CODES, EXPIRE_CODES = text(FIND.format(**CODES)), text(EXPIRE.format(**CODES))
 
-# From coupon to coupon of which somebody holds an unused one, by one probe of the index each: what
-# was used or has expired costs nothing, nor do the many people who hold the same. A step counter,
-# since the plan, and not LIMIT, decides how far a recursion goes.
+# From some coupons of which somebody holds an unused one to the next, by a probe of the index each:
+# what was used or has expired costs nothing, nor do the many people who hold the same. A step
+# counter, since the plan, and not LIMIT, decides how far a recursion goes.
 NEXT_HELD = text("""
-    WITH RECURSIVE held (coupon_id, step) AS (
-        (SELECT coupon_id, 1 FROM user_coupons
-         WHERE status = 'unused' AND coupon_id > :after
-         ORDER BY coupon_id
-         LIMIT 1)
+    WITH RECURSIVE held (coupon_ids, step) AS (
+        SELECT ARRAY[CAST(:after AS bigint)], 0
         UNION ALL
-        SELECT (SELECT coupon_id FROM user_coupons
-                WHERE status = 'unused' AND coupon_id > held.coupon_id
-                ORDER BY coupon_id
-                LIMIT 1), step + 1
+        SELECT ARRAY(SELECT coupon_id FROM user_coupons
+                     WHERE status = 'unused'
+                       AND coupon_id > held.coupon_ids[cardinality(held.coupon_ids)]
+                     ORDER BY coupon_id
+                     LIMIT :at_once), step + 1
         FROM held
-        WHERE held.coupon_id IS NOT NULL AND step < :batch_size
+        WHERE held.coupon_ids <> '{}' AND step * :at_once < :batch_size
+    ), found AS MATERIALIZED (
+        SELECT DISTINCT unnest(coupon_ids) AS id FROM held WHERE step > 0
     )
-    SELECT coupon.id, coupon.valid_until < :now AS is_overdue
-    FROM held
-    JOIN coupons AS coupon ON coupon.id = held.coupon_id
-    ORDER BY coupon.id
+    SELECT CAST(array_agg(coupon.id) FILTER (WHERE coupon.valid_until < :now) AS text) AS overdue,
+           max(coupon.id) AS last_id
+    FROM coupons AS coupon
+    WHERE coupon.id = ANY(ARRAY(SELECT id FROM found))
 """)
+HELD_AT_ONCE = 20
+"""How many entries of the index one probe reads: of twenty coupons, or twenty people's of one."""
 
 # The coupon is looked at again, since it may have been prolonged after it was found. No order:
 # there are no better and worse ones, and it would have all of them read for each batch.
@@ -80,7 +89,7 @@ EXPIRE_HELD = text("""
             SELECT held.id
             FROM user_coupons AS held
             JOIN coupons AS coupon ON coupon.id = held.coupon_id
-            WHERE held.status = 'unused' AND held.coupon_id = ANY(:coupon_ids)
+            WHERE held.status = 'unused' AND held.coupon_id = ANY(CAST(:coupon_ids AS bigint[]))
               AND coupon.valid_until < :now
             LIMIT :batch_size
             FOR NO KEY UPDATE OF held SKIP LOCKED
@@ -100,12 +109,15 @@ def expire_coupons(session: Session, now: datetime, *, batch_size: int) -> Batch
     batch = {"now": now, "batch_size": batch_size}
     for coupons in _expire(session, FIND_COUPONS, EXPIRE_COUPONS, batch):
         yield {"coupons": coupons}
-    after = BEFORE_ALL_IDS
-    while held := session.execute(NEXT_HELD, {**batch, "after": after}).all():
-        overdue = {"coupon_ids": [coupon.id for coupon in held if coupon.is_overdue]}
-        for user_coupons in _drain(session, EXPIRE_HELD, {**batch, **overdue}):
-            yield {"user_coupons": user_coupons}
-        after = held[-1].id
+    after: int | None = BEFORE_ALL_IDS
+    while after is not None:
+        place = {"after": after, "at_once": HELD_AT_ONCE}
+        held = session.execute(NEXT_HELD, {**batch, **place}).one()
+        if held.overdue:
+            overdue = {"coupon_ids": held.overdue}
+            for user_coupons in _drain(session, EXPIRE_HELD, {**batch, **overdue}):
+                yield {"user_coupons": user_coupons}
+        after = held.last_id
     return {"coupons": 0, "user_coupons": 0}
 
 
@@ -128,6 +140,8 @@ def _expire(
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
     ahead = {**batch, "batches_ahead": BATCHES_AHEAD}
     while found := session.execute(find, {**ahead, **place}).one_or_none():
+        # In a transaction of its own: the first of them are not locked for as long as it takes.
+        yield 0
         for ids in found.batches:
             yield session.execute(expire, {**batch, "ids": ids}).scalar_one()
         # Those that somebody has locked are still due: go on behind them.

@@ -10,7 +10,7 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,11 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
+from workers.marketplace.batching import BEFORE_ALL_IDS, Ids, as_text, join_by_hash
 
-FACTS_PER_USER = 10
-"""How many tasks and reviews a batch may read for each person it looks at, on average."""
+TASKS_PER_USER = 10
+"""How many tasks a batch may read for each person it looks at, on average. Who has many reviews has
+many tasks."""
 
 FULL_PASS = text("SELECT resume_after, finished_at FROM statistics_full_pass")
 
@@ -32,7 +33,10 @@ SAVE_FULL_PASS = text("""
     SET resume_after = excluded.resume_after, finished_at = excluded.finished_at
 """)
 
-NEXT_USERS = text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size")
+NEXT_USERS = text("""
+    SELECT CAST(array_agg(id) AS text)
+    FROM (SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size) AS person
+""")
 
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
@@ -67,36 +71,38 @@ NOTE = text("""
     SELECT user_id FROM unnest(CAST(:user_ids AS bigint[])) AS person (user_id)
 """)
 
-# People divided into batches by how many facts there are to read about each; but one person's facts
-# are never divided.
+# People divided into batches by how many tasks there are to read about each; but one person's are
+# never divided.
 DIVIDE = text("""
-    WITH fact AS (
-        SELECT poster_id AS id, count(*) AS facts FROM tasks
+    WITH task AS (
+        SELECT poster_id AS id, CAST(count(*) AS integer) AS tasks FROM tasks
         WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
         UNION ALL
-        SELECT taker_id, count(*) FROM tasks
+        SELECT taker_id, CAST(count(*) AS integer) FROM tasks
         WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
-        UNION ALL
-        SELECT reviewee_id, count(*) FROM reviews
-        WHERE reviewee_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY reviewee_id
         UNION ALL
         SELECT unnest(CAST(:user_ids AS bigint[])), 1
     ), person AS MATERIALIZED (
-        SELECT id, sum(facts) AS weight FROM fact GROUP BY id
+        SELECT id, CAST(sum(tasks) AS integer) AS weight FROM task GROUP BY id
     ), placed AS (
-        SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :facts) AS batch FROM person
+        SELECT id, (sum(weight) OVER (ORDER BY id) - weight) / :tasks AS batch FROM person
     )
-    SELECT array_agg(id ORDER BY id) AS user_ids FROM placed GROUP BY batch ORDER BY batch
+    SELECT CAST(array_agg(id ORDER BY id) AS text) AS user_ids, max(id) AS last_id
+    FROM placed
+    GROUP BY batch
+    ORDER BY batch
 """)
 
-# One statement, and so one moment: what is written was true together.
+# One statement, and so one moment: what is written was true together. A row that is not as it was
+# read has been changed since this statement began: as if somebody had it locked.
 RECOMPUTE = text("""
     WITH task AS (
-        SELECT poster_id AS user_id, count(*) AS tasks,
-               count(*) FILTER (WHERE status = 'completed') AS completed
+        SELECT poster_id AS user_id, CAST(count(*) AS integer) AS tasks,
+               CAST(count(*) FILTER (WHERE status = 'completed') AS integer) AS completed
         FROM tasks WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
         UNION ALL
-        SELECT taker_id, count(*), count(*) FILTER (WHERE status = 'completed')
+        SELECT taker_id, CAST(count(*) AS integer),
+               CAST(count(*) FILTER (WHERE status = 'completed') AS integer)
         FROM tasks WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
     ), tally AS (
         SELECT user_id, sum(tasks) AS tasks, sum(completed) AS completed
@@ -115,26 +121,28 @@ RECOMPUTE = text("""
         LEFT JOIN tally ON tally.user_id = id
         LEFT JOIN rating ON rating.user_id = id
     ), differing AS MATERIALIZED (
-        SELECT person.*
+        SELECT person.*, users.ctid AS version
         FROM person
         JOIN users USING (id)
         WHERE users.id = ANY(CAST(:user_ids AS bigint[]))
           AND (users.task_count, users.completed_task_count, users.avg_rating)
            <> (person.task_count, person.completed_task_count, person.avg_rating)
     ), locked AS MATERIALIZED (
-        SELECT id FROM users
-        WHERE id = ANY(ARRAY(SELECT id FROM differing))
+        SELECT id, ctid AS version FROM users
+        WHERE ctid = ANY(ARRAY(SELECT version FROM differing))
         FOR NO KEY UPDATE SKIP LOCKED
+    ), free AS MATERIALIZED (
+        SELECT * FROM differing JOIN locked USING (id, version)
     ), written AS (
         UPDATE users
-        SET task_count = differing.task_count,
-            completed_task_count = differing.completed_task_count,
-            avg_rating = differing.avg_rating
-        FROM differing
-        WHERE users.id = ANY(ARRAY(SELECT id FROM locked)) AND users.id = differing.id
+        SET task_count = free.task_count,
+            completed_task_count = free.completed_task_count,
+            avg_rating = free.avg_rating
+        FROM free
+        WHERE users.ctid = ANY(ARRAY(SELECT version FROM free)) AND users.ctid = free.version
     )
-    SELECT (SELECT count(*) FROM locked) AS written,
-           ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM locked) AS busy
+    SELECT (SELECT count(*) FROM free) AS written,
+           ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM free) AS busy
 """)
 
 
@@ -160,10 +168,10 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
     resume_after = state.resume_after if state else None
     after = BEFORE_ALL_IDS if resume_after is None else resume_after
     batch = {"batch_size": batch_size}
-    while user_ids := session.scalars(NEXT_USERS, {"after": after, **batch}).all():
+    while user_ids := session.scalar(NEXT_USERS, {"after": after, **batch}):
         for fitting in _divide(session, user_ids, batch_size):
-            changed = _recompute(session, fitting)
-            after = fitting[-1]
+            changed = _recompute(session, fitting.user_ids)
+            after = fitting.last_id
             session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
             yield {"users": changed}
     session.execute(SAVE_FULL_PASS, {"resume_after": None, "finished_at": now})
@@ -174,10 +182,10 @@ def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
     place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
     while people := _next_changes(session, place):
-        for some in _fitting(people, batch_size * FACTS_PER_USER):
+        for some in _fitting(people, batch_size * TASKS_PER_USER):
             taken = [id_ for person in some for id_ in person.ids]
             session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
-            yield {"users": _recompute(session, [person.user_id for person in some])}
+            yield {"users": _recompute(session, as_text(person.user_id for person in some))}
         place["after"] = max(person.last_id for person in people)
     return None
 
@@ -187,14 +195,14 @@ def _next_changes(session: Session, place: Mapping[str, Any]) -> Sequence[Row[An
     return session.execute(NEXT_CHANGES, place).all()
 
 
-def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[Any]]]:
+def _fitting(people: Iterable[Row[Any]], tasks: int) -> Iterator[Sequence[Row[Any]]]:
     """Divide people into batches by the tasks that each had when last looked at.
 
     To count what there is to read about them would take as long as to read it.
     """
     batch, weight = list[Row[Any]](), 0
     for person in people:
-        if weight >= facts:
+        if weight >= tasks:
             yield batch
             batch, weight = [], 0
         batch.append(person)
@@ -203,18 +211,16 @@ def _fitting(people: Iterable[Row[Any]], facts: int) -> Iterator[Sequence[Row[An
         yield batch
 
 
-def _divide(
-    session: Session, user_ids: Collection[int], batch_size: int
-) -> Sequence[Sequence[int]]:
-    """Divide people into batches by how much there is to read about them."""
-    facts = {"user_ids": as_text(user_ids), "facts": batch_size * FACTS_PER_USER}
-    return session.scalars(DIVIDE, facts).all()
+def _divide(session: Session, user_ids: Ids, batch_size: int) -> Sequence[Row[Any]]:
+    """Divide people into batches by how many tasks there are to read about them."""
+    tasks = {"user_ids": user_ids, "tasks": batch_size * TASKS_PER_USER}
+    return session.execute(DIVIDE, tasks).all()
 
 
-def _recompute(session: Session, user_ids: Collection[int]) -> int:
+def _recompute(session: Session, user_ids: Ids) -> int:
     """Return how many of the people's rows were changed."""
     join_by_hash(session)
-    done = session.execute(RECOMPUTE, {"user_ids": as_text(user_ids)}).one()
+    done = session.execute(RECOMPUTE, {"user_ids": user_ids}).one()
     if done.busy:
         session.execute(NOTE, {"user_ids": done.busy})
     return int(done.written)
