@@ -225,7 +225,7 @@ class TestAMessageThatComesBack:
             sent = workshop.wait_until_sent_again(key)
 
         # Then the message comes back, and its run has not begun
-        assert sent.delay_seconds == POSTPONE_SECONDS
+        assert 0.5 * POSTPONE_SECONDS <= sent.delay_seconds <= 1.5 * POSTPONE_SECONDS
         assert workshop.ask("SELECT count(*) FROM job_runs") == 0
 
         # And when the lock is free, it runs

@@ -73,6 +73,7 @@ def test_the_counts_it_returns_are_the_rows_it_added(database: Database, ask: As
     untouched = {*Base.metadata.tables} - {"statistics_changes"} - {*counts}
     assert untouched == {
         "job_runs",
+        "job_totals",
         "outbox_events",
         "outbox_messages",
         "service_processes",
