@@ -704,6 +704,58 @@ class TestInProcess:
             others = session.scalars(text("SELECT status FROM job_runs WHERE broker = 'rabbitmq'"))
             assert list(others) == ["dead"]
 
+    def test_requeue_of_a_slot_leaves_nothing_in_the_outbox(
+        self, processes: Processes, database: Database, database_url: str
+    ) -> None:
+        # Given a slot whose run is dead
+        slot = every(seconds=30).slot_at(utc_now() - timedelta(minutes=5))
+        key = runs.run_key(self.JOB, slot, "")
+        with database.transaction() as session:
+            session.add(
+                JobRun(
+                    run_key=key,
+                    job=self.JOB,
+                    slot=slot,
+                    message_id="of a slot",
+                    queue="customer_service",
+                    broker="in-process",
+                    status="dead",
+                    attempt=4,
+                    finished_at=utc_now(),
+                )
+            )
+
+        def unpublished() -> int:
+            with database.transaction() as session:
+                query = "SELECT count(*) FROM outbox_messages WHERE published_at IS NULL"
+                return int(session.scalar(text(query)) or 0)
+
+        # When it is sent again, and done
+        self.command(processes, database_url, "requeue", "--all")
+        assert unpublished() == 1
+        processes.start("python", "-m", "workers", "run", env={"DATABASE_URL": database_url})
+
+        # Then its message counts as published
+        eventually(lambda: unpublished() == 0, timeout_seconds=PATIENCE_SECONDS)
+        run = runs.find_run(database, key)
+        assert run
+        assert run.status == "succeeded"
+
+    def test_those_of_a_standby_are_found_beside_those_in_rabbitmq(
+        self, service: Service, dead_run: str
+    ) -> None:
+        def command(*arguments: str) -> str:
+            done = service.processes.run(
+                *("python", "-m", "workers", "dead-letters", *arguments), env=service.env
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        assert [each["id"] for each in json.loads(command("--json"))] == [dead_run]
+        assert command("requeue", "--all") == f"Sent {dead_run} again.\n"
+        assert command("--json") == "[]\n"
+        assert service.ask("SELECT message_id FROM outbox_messages") == dead_run
+
     def test_drop_explains_that_there_is_nothing_to_drop(
         self, processes: Processes, database_url: str, dead_run: str
     ) -> None:

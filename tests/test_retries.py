@@ -4,11 +4,14 @@ from typing import Any, cast
 
 import dramatiq
 import pytest
+from dramatiq.broker import MessageProxy
 from sqlalchemy import text
 
 from tests.probes import Workshop
 from workers import runs
 from workers.job import ON_DEMAND_PRIORITY, Job, Run
+from workers.middleware.retries import Retries
+from workers.middleware.transaction import Postponed
 from workers.periodic import Ticker, every, utc_now
 from workers.runs import POSTPONE_SECONDS
 
@@ -230,6 +233,31 @@ class TestAMessageThatComesBack:
 
         # And when the lock is free, it runs
         assert workshop.wait_for_run(key).attempt == 1
+
+    def test_is_returned_if_it_cannot_be_published(
+        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given a message as RabbitMQ delivers them, which takes no others just now
+        class Delivered(MessageProxy):
+            is_given_back = False
+
+            def give_back(self) -> None:
+                self.is_given_back = True
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise dramatiq.errors.ConnectionClosed(OSError("refused"))
+
+        message = Delivered(workshop.job(succeed).message())
+        monkeypatch.setattr(workshop.broker, "enqueue", refuse)
+
+        # When it is to look again later
+        retries = Retries(workshop.database)
+        later = Postponed("another run of this job is in progress", delay=2000)
+        retries.after_process_message(workshop.broker, message, exception=later)
+
+        # Then it is no dead letter, since it has not run
+        assert message.is_given_back
+        assert not message.failed
 
 
 class TestAMessageThatNoRowCanBeKeptFor:

@@ -67,21 +67,26 @@ def renew(database: Database, *, message_id: str, run_key: str | None) -> RunSta
     Returns:
         the status of the run now, None if the ledger does not know it.
     """
+    with database.transaction() as session:
+        return renew_within(session, message_id=message_id, run_key=run_key)
+
+
+def renew_within(session: Session, *, message_id: str, run_key: str | None) -> RunStatus | None:
+    """Like `renew`, in a transaction that does more."""
     is_it = (
         JobRun.run_key == run_key
         if run_key is not None
         else (JobRun.message_id == message_id) & (JobRun.status == "dead")
     )
-    with database.transaction() as session:
-        run = session.scalar(select(JobRun).where(is_it).with_for_update())
-        if run is None:
-            return None
-        if run.status == "dead":
-            run.status = "retrying"
-            run.budget_from = run.attempt
-            # A message of the run that is not this one waits, lest both start it.
-            run.message_id = message_id
-        return run.status
+    run = session.scalar(select(JobRun).where(is_it).with_for_update())
+    if run is None:
+        return None
+    if run.status == "dead":
+        run.status = "retrying"
+        run.budget_from = run.attempt
+        # A message of the run that is not this one waits, lest both start it.
+        run.message_id = message_id
+    return run.status
 
 
 def expect(

@@ -34,6 +34,9 @@ class Scheduler(threading.Thread):
             moment = utc_now()
             tickers: list[Ticker] = []
             for actor in self._actors:
+                # A broker that refuses takes its time for each, and a stop is not to wait for it.
+                if self._is_stopping.is_set():
+                    return
                 ticker: Ticker = actor.options["periodic"]
                 tickers.append(ticker)
                 if ticker.validate(moment):

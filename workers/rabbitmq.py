@@ -65,7 +65,7 @@ class Rabbitmq(RabbitmqBroker):
         urls: list[str],
         queue_type: str,
         middleware: list[dramatiq.Middleware],
-        record_refusal: RecordRefusal = lambda *_: None,
+        record_refusal: RecordRefusal = lambda **_: None,
         is_stopping: threading.Event | None = None,
     ) -> None:
         self.is_quorum = queue_type == "quorum"

@@ -291,6 +291,8 @@ class TestThrottle:
     [
         ("/runs?status=dead", "/runs?status=dead"),
         ("//evil.example/x", "/"),
+        ("///evil.example/x", "/"),
+        ("////evil.example", "/"),
         ("/\\evil.example", "/"),
         ("https://evil.example", "/"),
         ("/\t/evil.example", "/"),

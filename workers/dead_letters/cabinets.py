@@ -1,6 +1,6 @@
 """Where the dead letters of a broker are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import dramatiq
@@ -8,7 +8,35 @@ from dramatiq.brokers.stub import StubBroker
 
 from workers.database import Database
 from workers.dead_letters.ledger import DeadRuns
-from workers.dead_letters.letters import Cabinet
+from workers.dead_letters.letters import Cabinet, Letter
+
+
+class WithStandbys:
+    """The dead letters in RabbitMQ, and the dead runs of standbys, which left none there.
+
+    Args:
+        letters: what is in RabbitMQ.
+        runs: what is in the ledger alone.
+    """
+
+    def __init__(self, letters: Cabinet, runs: DeadRuns) -> None:
+        self._letters = letters
+        self._runs = runs
+
+    def count(self, queues: Sequence[str]) -> int:
+        return self._letters.count(queues) + self._runs.count(queues)
+
+    def look(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[Letter]:
+        yield from self._letters.look(queues, letter_id)
+        yield from self._runs.look(queues, letter_id)
+
+    def requeue(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[str]:
+        yield from self._letters.requeue(queues, letter_id)
+        yield from self._runs.requeue(queues, letter_id)
+
+    def drop(self, queues: Sequence[str], letter_id: str | None = None) -> Generator[str]:
+        """Drop those in RabbitMQ; the rows of dead runs stay."""
+        yield from self._letters.drop(queues, letter_id)
 
 
 @contextmanager
@@ -26,4 +54,4 @@ def open_cabinet(broker: dramatiq.Broker, database: Database) -> Iterator[Cabine
 
     assert isinstance(broker, Rabbitmq)  # noqa: S101 - there are two kinds
     with open_queues(broker, database) as cabinet:
-        yield cabinet
+        yield WithStandbys(cabinet, DeadRuns(database, broker.actors))

@@ -42,9 +42,9 @@ class DeadRuns:
         and the next one does, if none lives.
         """
         for run in self._runs(queues, letter_id):
-            dead_runs.renew(self._database, message_id=run.message_id, run_key=run.run_key)
-            if run.job in self._jobs:
-                with self._database.transaction() as session:
+            with self._database.transaction() as session:
+                dead_runs.renew_within(session, message_id=run.message_id, run_key=run.run_key)
+                if run.job in self._jobs:
                     outbox.enqueue_many(session, [_message(run)])
             yield run.message_id
 

@@ -96,11 +96,12 @@ class Limits(dramatiq.Middleware):
             attempt=run.claim.attempt,
             hard_time_limit_seconds=run.limits.hard_seconds,
         )
-        if self._in_progress.is_stopping.is_set():
-            return  # see Shutdown
         if main_process.is_ours():
-            main_process.ask_for_renewal()
+            if not self._in_progress.is_stopping.is_set():
+                main_process.ask_for_renewal()
             if self._in_progress.is_stopping.wait(RENEWAL_SECONDS):
-                return
-        give_back_all(self._database, self._in_progress)
-        os._exit(1)
+                return  # see Shutdown, which ends such a process, and no other
+        try:
+            give_back_all(self._database, self._in_progress)
+        finally:
+            os._exit(1)

@@ -45,7 +45,9 @@ class Recycling(dramatiq.Middleware):
         self._has_asked = threading.Lock()
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if self._max_memory_mb is not None and (size := memory_mb()) >= self._max_memory_mb:
+        if not main_process.is_ours() or self._max_memory_mb is None:
+            return
+        if (size := memory_mb()) >= self._max_memory_mb:
             # It would be renewed without end.
             raise refuse_to_start(
                 ConfigurationError(

@@ -128,9 +128,16 @@ class Retries(dramatiq.Middleware):
             broker.enqueue(message, delay=round(delay_seconds * 1000))  # type: ignore[arg-type]
         except Exception:
             # dramatiq would acknowledge it all the same. If the connection is gone altogether,
-            # RabbitMQ does not get this rejection either, and delivers the message again.
-            log.exception("The message could not be published again; it is dead-lettered")
-            message.fail()
+            # RabbitMQ does not get this answer either, and delivers the message again.
+            if outcome == "postponed" and isinstance(message, Returnable):
+                # It has not run, and so is no dead letter. Trying took long enough for a delay.
+                log.warning(
+                    "The message could not be published again; it is returned", exc_info=True
+                )
+                message.give_back()
+            else:
+                log.exception("The message could not be published again; it is dead-lettered")
+                message.fail()
             return False
         level = logging.WARNING if outcome == "retrying" else logging.INFO
         log.log(level, "run", outcome=outcome, reason=reason, delay_seconds=round(delay_seconds, 1))

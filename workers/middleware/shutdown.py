@@ -118,9 +118,12 @@ class Shutdown(dramatiq.Middleware):
             if self._is_over():
                 return
         left = self._in_progress.all()
-        has_lost_none = give_back_all(self._database, self._in_progress)
-        if left or not self._have_stopped.wait(CLOSE_SECONDS):
-            main_process.leave(is_failure=not has_lost_none)
+        has_lost_none = False
+        try:
+            has_lost_none = give_back_all(self._database, self._in_progress)
+        finally:
+            if left or not self._have_stopped.wait(CLOSE_SECONDS):
+                main_process.leave(is_failure=not has_lost_none)
 
     def _is_over(self) -> bool:
         """Wait a moment; tell whether the workers have stopped by then."""

@@ -9,6 +9,7 @@ from dramatiq.errors import DramatiqError
 from workers import runs
 from workers.database import Database
 from workers.outbox import Stored, StoredEvent, StoredMessage
+from workers.periodic import Ticker
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class InProcessPublisher:
     def __init__(self, broker: dramatiq.Broker, database: Database) -> None:
         self._broker = broker
         self._database = database
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, str] = {}
+        """The run keys of the messages that were handed over, by message id."""
 
     def publish(self, pending: Sequence[Stored]) -> Sequence[Stored]:
         """Hand over what is new, and return what has ended, with the events."""
@@ -33,8 +35,10 @@ class InProcessPublisher:
                 log.debug("Event %s, key %s: %s", stored.type, stored.key, stored.body)
             elif stored.message_id not in self._in_hand:
                 self._hand_over(stored)
-        ended = runs.ended(self._database, self._in_hand)
-        self._in_hand -= ended
+        ended_keys = runs.ended(self._database, self._in_hand.values())
+        ended = {id_ for id_, run_key in self._in_hand.items() if run_key in ended_keys}
+        for message_id in ended:
+            del self._in_hand[message_id]
         return [
             stored
             for stored in pending
@@ -43,10 +47,16 @@ class InProcessPublisher:
 
     def _hand_over(self, stored: StoredMessage) -> None:
         # Once only, also if nobody can ever take it: it says so once, and stays in the outbox.
-        self._in_hand.add(stored.message_id)
+        self._in_hand[stored.message_id] = stored.message_id
         try:
-            self._broker.enqueue(dramatiq.Message.decode(stored.body.encode()))
-        except DramatiqError:
+            message = dramatiq.Message.decode(stored.body.encode())
+            actor = self._broker.get_actor(message.actor_name)
+            ticker: Ticker | None = actor.options.get("periodic")
+            slot = ticker.slot_of(message.options) if ticker else None
+            run_key = runs.run_key(message.actor_name, slot, message.message_id)
+            self._in_hand[stored.message_id] = run_key
+            self._broker.enqueue(message)
+        except (DramatiqError, ValueError):
             log.exception("Message %s of the outbox cannot be enqueued", stored.message_id)
 
     def keep_alive(self) -> None:

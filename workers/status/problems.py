@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     """The heading in ``docs/runbook.md``, as its address has it."""
     advice: str
     is_blocking: bool = False
-    """Whether it keeps all jobs from running, so that the service is not ready."""
+    """Whether it keeps the service from its full work, so that it is not ready."""
 
 
 KINDS: dict[ProblemCode, Kind] = {
@@ -102,8 +102,8 @@ KINDS: dict[ProblemCode, Kind] = {
     "standby_active": Kind(
         "warning",
         "a-standby-is-active",
-        "The schedule is served; runs on demand and events wait. Bring RabbitMQ back, and the "
-        "standby hands over by itself.",
+        "The schedule is served; what is in RabbitMQ already, and events, wait. Bring RabbitMQ "
+        "back, and the standby hands over by itself.",
     ),
     "dead_letters": Kind(
         "warning",

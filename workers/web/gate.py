@@ -47,7 +47,7 @@ class Gate:
         request.state.form_token = self._keys.form_token(session)
         request.state.form = {}
         is_program = False
-        if not _is_open(request.url.path):
+        if not _is_open(request.scope["path"]):
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() == "bearer":
                 if refusal := self._judge_token(request, token.strip()):
@@ -79,7 +79,7 @@ class Gate:
 
     def _ask_for_token(self, request: Request) -> Response:
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-            target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            target = request.scope["path"] + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(target)}", 303)
         refusal = self._complain(request, 401, "Send 'Authorization: Bearer' with OPS_TOKEN.")
         refusal.headers["WWW-Authenticate"] = "Bearer"
@@ -95,7 +95,7 @@ class Gate:
         request.state.form = _parse_form(body)
         # Logging in has no session yet whose token a form could carry, and gives nothing that
         # its sender does not have.
-        needs_token = not is_program and request.url.path != "/login"
+        needs_token = not is_program and request.scope["path"] != "/login"
         given = request.state.form.get("form_token", "")
         if needs_token and not self._keys.is_form_token(given, request.state.session):
             return self._complain(
@@ -145,6 +145,8 @@ def safe_target(target: str) -> str:
     """Return a path of this site to go to; anything else becomes the front page."""
     parts = urlsplit(target)
     is_ours = target.startswith("/") and not parts.scheme and not parts.netloc
+    # "//" begins another site's name, and more slashes do so for a browser too.
+    is_ours = is_ours and not target.startswith("//")
     # Browsers take "\" for "/", and drop what does not print.
     return target if is_ours and "\\" not in target and target.isprintable() else "/"
 
