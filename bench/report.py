@@ -224,7 +224,7 @@ def _environment(environment: Environment) -> str:
             "| | |",
             "|---|---|",
             (
-                f"| measured | {environment.date}, {environment.rounds} rounds at each size, "
+                f"| measured | {environment.date}, rounds at each size: {environment.rounds}, "
                 f"seed {environment.seed} |"
             ),
             f"| machine | {environment.machine} |",
