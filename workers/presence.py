@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 10
 """How often a process says that it lives."""
 
-SILENT_AFTER_SECONDS = 60
-"""Of a process that has not been seen for so long, nobody can say whether it lives: six beats, and
-two of a scheduler that is woken every 30 s."""
+SILENT_AFTER_SECONDS = 45
+"""Of a process that has not been seen for so long, nobody can say whether it lives: four beats, and
+more than a scheduler may need, which wakes every 30 s and is heard of at the next beat."""
 
 FORGET_AFTER_SECONDS = 3600
 """How long a process that was killed, and so said no goodbye, is still shown as silent."""
