@@ -140,7 +140,9 @@ def _run(
         if case.after_first_run:
             # In the copy, and not once for all: that run may be too long ago by now to count.
             _child(server.url(database), "job", case)
-            server.execute(*case.after_first_run(size), "CHECKPOINT", database=database)
+            # What autovacuum and checkpoints do between two runs.
+            server.execute("VACUUM (ANALYZE)", "CHECKPOINT", database=database)
+            server.execute(*case.after_first_run(size), database=database)
         units = 0
         if variant == "loop":
             units = int(server.row(case.loop_units, database)[0])

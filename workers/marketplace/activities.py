@@ -1,6 +1,6 @@
 """Activities: one that is over is completed, and what was not yet begun of it is cancelled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,24 +8,23 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.batching import BEFORE_ALL_IDS, as_text, join_by_hash
+from workers.marketplace.batching import BATCHES_AHEAD, BEFORE_ALL_IDS, Ids, join_by_hash
 from workers.marketplace.notices import insert_notices, notice_texts
 
 SLOTS_PER_ACTIVITY = 10
-"""How many links to slots a batch may read for each activity it looks at, on average."""
+"""How many links to slots may be read for each activity that is looked at, on average."""
 
 # Whether an activity is over depends on time, dates, links and slots, and so on no index alone:
-# all open ones are looked at, a batch at a time, but no more of them than have slots that can be
-# read in one batch. OFFSET 0 has the planner read them activity by activity, and stop at the limit.
+# all open ones are looked at, some batches ahead, but no more of them than have slots that can be
+# read at once. OFFSET 0 has the planner read them activity by activity, and stop at the limit.
 NEXT_OPEN = text("""
-    SELECT DISTINCT id
-    FROM (
+    WITH slot AS (
         SELECT activity.id
         FROM (
             SELECT id FROM activities
             WHERE status = 'open' AND id > :after
             ORDER BY id
-            LIMIT :batch_size
+            LIMIT :activities
         ) AS activity
         CROSS JOIN LATERAL (
             SELECT 1
@@ -34,9 +33,11 @@ NEXT_OPEN = text("""
             OFFSET 0
         ) AS slot
         ORDER BY activity.id
-        LIMIT :slots
-    ) AS slot
-    ORDER BY id
+        LIMIT :activities * :slots_per_activity
+    ), activity AS (
+        SELECT DISTINCT id FROM slot
+    )
+    SELECT CAST(array_agg(id) AS text) AS ids, max(id) AS last_id FROM activity
 """)
 
 # A service without a number offers no slots. OFFSET 0 has the planner look for upcoming slots of
@@ -69,7 +70,23 @@ OVER = """
     WHERE activity.id = ANY(CAST(:activity_ids AS bigint[])) AND activity.status = 'open'
       AND over.reason IS NOT NULL
 """
-FIND_OVER = text(f"{OVER} ORDER BY activity.id")
+
+# In batches: an activity weighs as much as it has tasks to cancel, at least one, and so a batch
+# holds at most as many of those too; but an activity is never divided.
+FIND = """
+    WITH over AS MATERIALIZED ({over}), stopping AS (
+        SELECT activity_id AS id, count(*) AS tasks FROM tasks
+        WHERE activity_id = ANY(ARRAY(SELECT id FROM over)) AND status IN ('open', 'taken')
+        GROUP BY activity_id
+    ), weighed AS (
+        SELECT id, coalesce(tasks, 1) AS weight FROM over LEFT JOIN stopping USING (id)
+    ), placed AS (
+        SELECT id, div(sum(weight) OVER (ORDER BY id) - weight, :batch_size) AS batch
+        FROM weighed
+    )
+    SELECT CAST(array_agg(id) AS text) FROM placed GROUP BY batch ORDER BY batch
+"""
+FIND_OVER = text(FIND.format(over=OVER))
 
 # In a statement of its own, since the next must see which tasks there are until now. From now on
 # there are no new ones: FOR UPDATE keeps them out, since they need the activity's row as well.
@@ -79,27 +96,6 @@ LOCK = """
            CAST(ARRAY(SELECT reason FROM locked) AS text) AS reasons
 """
 LOCK_OVER = text(LOCK.format(over=OVER))
-
-# As many of the activities, from the first on, as have tasks that can be cancelled in one batch;
-# but an activity is never divided.
-FITTING = text("""
-    SELECT id
-    FROM (
-        SELECT activity.id, activity.place
-        FROM unnest(CAST(:activity_ids AS bigint[])) WITH ORDINALITY AS activity (id, place)
-        CROSS JOIN LATERAL (
-            SELECT 1
-            UNION ALL
-            SELECT 1 FROM tasks
-            WHERE tasks.activity_id = activity.id AND tasks.status IN ('open', 'taken')
-            OFFSET 0
-        ) AS task
-        ORDER BY activity.place
-        LIMIT :batch_size
-    ) AS task
-    GROUP BY id, place
-    ORDER BY place
-""")
 
 TELL = insert_notices(
     "task_cancelled",
@@ -181,21 +177,24 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
         ``activities`` that were completed; ``tasks`` that were cancelled.
     """
     moment = {"now": now, "today": now.astimezone(UTC).date()}
-    batch = {"batch_size": batch_size, "slots": batch_size * SLOTS_PER_ACTIVITY}
+    ahead = {
+        "activities": batch_size * BATCHES_AHEAD,
+        "slots_per_activity": SLOTS_PER_ACTIVITY,
+    }
     after = BEFORE_ALL_IDS
-    while looked_at := session.scalars(NEXT_OPEN, {"after": after, **batch}).all():
-        over = session.scalars(FIND_OVER, {"activity_ids": as_text(looked_at), **moment}).all()
-        while over:
-            fitting = session.scalars(FITTING, {"activity_ids": as_text(over), **batch}).all()
-            yield _complete(session, fitting, moment)
-            over = over[len(fitting) :]
+    while (open_ := session.execute(NEXT_OPEN, {"after": after, **ahead}).one()).ids:
+        looked_at = {"activity_ids": open_.ids, "batch_size": batch_size, **moment}
+        batches = session.scalars(FIND_OVER, looked_at).all()
+        # In a transaction of its own: the first of them are not locked for as long as it takes.
         yield {"activities": 0, "tasks": 0}
-        after = looked_at[-1]
+        for activity_ids in batches:
+            yield _complete(session, activity_ids, moment)
+        after = open_.last_id
     return {"activities": 0, "tasks": 0}
 
 
-def _complete(session: Session, activity_ids: Sequence[int], moment: Mapping[str, Any]) -> Counts:
-    over = session.execute(LOCK_OVER, {"activity_ids": as_text(activity_ids), **moment}).one()
+def _complete(session: Session, activity_ids: Ids, moment: Mapping[str, Any]) -> Counts:
+    over = session.execute(LOCK_OVER, {"activity_ids": activity_ids, **moment}).one()
     join_by_hash(session)
     texts = notice_texts("task_cancelled")
     activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}

@@ -10,7 +10,7 @@ written by somebody else, or triggers that were off while data was restored. The
 where it is, batch by batch, so that one which was cut short goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +18,16 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.batching import BEFORE_ALL_IDS, Ids, as_text, join_by_hash
+from workers.marketplace.batching import BEFORE_ALL_IDS, Ids, join_by_hash
 
 TASKS_PER_USER = 10
 """How many tasks a batch may read for each person it looks at, on average. Who has many reviews has
-many tasks."""
+many tasks. How many there are is known from when somebody was last looked at: to count them would
+take as long as to read them."""
+
+FIRST_GUESS = 50
+"""How many times as much the first batch of a full pass may have to read as is known: perhaps
+nobody was ever looked at. Later ones go by the one before."""
 
 FULL_PASS = text("SELECT resume_after, finished_at FROM statistics_full_pass")
 
@@ -33,64 +38,64 @@ SAVE_FULL_PASS = text("""
     SET resume_after = excluded.resume_after, finished_at = excluded.finished_at
 """)
 
+# As many of the next people as have tasks that can be read in one batch, but at least one.
 NEXT_USERS = text("""
-    SELECT CAST(array_agg(id) AS text)
-    FROM (SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :batch_size) AS person
+    WITH person AS (
+        SELECT id, 1 + task_count AS weight,
+               sum(1 + task_count) OVER (ORDER BY id) AS weight_so_far
+        FROM (
+            SELECT id, task_count FROM users
+            WHERE id > :after
+            ORDER BY id
+            LIMIT least(:batch_size, :weight)
+        ) AS next
+    )
+    SELECT CAST(array_agg(id) AS text) AS user_ids, max(id) AS last_id,
+           max(weight_so_far) AS weight
+    FROM person
+    WHERE weight_so_far - weight < :weight
 """)
 
 LAST_CHANGE = text("SELECT max(id) FROM statistics_changes")
 
-NEXT_CHANGES = text("""
+# As many of the next notes, person by person, as concern tasks that can be read in one batch.
+TAKE_CHANGES = text("""
     WITH change AS MATERIALIZED (
         SELECT id, user_id FROM statistics_changes
         WHERE id > :after AND id <= :last
         ORDER BY id
         LIMIT :batch_size
-    ), person AS (
+    ), noted AS MATERIALIZED (
+        SELECT user_id, min(id) AS first_id FROM change GROUP BY user_id
+    ), counted AS (
         SELECT id AS user_id, task_count FROM users
-        WHERE id = ANY(ARRAY(SELECT user_id FROM change))
+        WHERE id = ANY(ARRAY(SELECT user_id FROM noted))
+    ), person AS (
+        SELECT user_id, first_id, 1 + coalesce(task_count, 0) AS weight
+        FROM noted
+        LEFT JOIN counted USING (user_id)
+    ), placed AS MATERIALIZED (
+        SELECT user_id, first_id,
+               sum(weight) OVER (ORDER BY first_id) - weight < :weight AS is_fitting
+        FROM person
+    ), taken AS (
+        DELETE FROM statistics_changes
+        WHERE id = ANY(ARRAY(
+            SELECT id FROM statistics_changes
+            WHERE id = ANY(ARRAY(SELECT id FROM change JOIN placed USING (user_id)
+                                 WHERE is_fitting))
+            FOR UPDATE SKIP LOCKED
+        ))
     )
-    SELECT user_id, array_agg(id) AS ids, max(task_count) AS task_count, max(id) AS last_id
-    FROM change
-    LEFT JOIN person USING (user_id)
-    GROUP BY user_id
-    ORDER BY user_id
-""")
-
-DELETE_CHANGES = text("""
-    DELETE FROM statistics_changes
-    WHERE id = ANY (ARRAY(
-        SELECT id FROM statistics_changes
-        WHERE id = ANY(CAST(:ids AS bigint[]))
-        FOR UPDATE SKIP LOCKED
-    ))
+    SELECT CAST(ARRAY(SELECT user_id FROM placed WHERE is_fitting) AS text) AS user_ids,
+           coalesce((SELECT min(first_id) - 1 FROM placed WHERE NOT is_fitting),
+                    (SELECT max(id) FROM change),
+                    :last) AS after
 """)
 
 NOTE = text("""
     INSERT INTO statistics_changes (user_id)
     SELECT user_id FROM unnest(CAST(:user_ids AS bigint[])) AS person (user_id)
-""")
-
-# People divided into batches by how many tasks there are to read about each; but one person's are
-# never divided.
-DIVIDE = text("""
-    WITH task AS (
-        SELECT poster_id AS id, CAST(count(*) AS integer) AS tasks FROM tasks
-        WHERE poster_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY poster_id
-        UNION ALL
-        SELECT taker_id, CAST(count(*) AS integer) FROM tasks
-        WHERE taker_id = ANY(CAST(:user_ids AS bigint[])) GROUP BY taker_id
-        UNION ALL
-        SELECT unnest(CAST(:user_ids AS bigint[])), 1
-    ), person AS MATERIALIZED (
-        SELECT id, CAST(sum(tasks) AS integer) AS weight FROM task GROUP BY id
-    ), placed AS (
-        SELECT id, (sum(weight) OVER (ORDER BY id) - weight) / :tasks AS batch FROM person
-    )
-    SELECT CAST(array_agg(id ORDER BY id) AS text) AS user_ids, max(id) AS last_id
-    FROM placed
-    GROUP BY batch
-    ORDER BY batch
 """)
 
 # One statement, and so one moment: what is written was true together. A row that is not as it was
@@ -113,7 +118,7 @@ RECOMPUTE = text("""
         FROM reviews
         WHERE reviewee_id = ANY(CAST(:user_ids AS bigint[]))
         GROUP BY reviewee_id
-    ), person AS (
+    ), person AS MATERIALIZED (
         SELECT id, coalesce(tally.tasks, 0) AS task_count,
                coalesce(tally.completed, 0) AS completed_task_count,
                coalesce(rating.mean, 0) AS avg_rating
@@ -142,6 +147,7 @@ RECOMPUTE = text("""
         WHERE users.ctid = ANY(ARRAY(SELECT version FROM free)) AND users.ctid = free.version
     )
     SELECT (SELECT count(*) FROM free) AS written,
+           (SELECT count(*) + coalesce(sum(task_count), 0) FROM person) AS weight,
            ARRAY(SELECT id FROM differing EXCEPT SELECT id FROM free) AS busy
 """)
 
@@ -167,60 +173,40 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
         return None
     resume_after = state.resume_after if state else None
     after = BEFORE_ALL_IDS if resume_after is None else resume_after
-    batch = {"batch_size": batch_size}
-    while user_ids := session.scalar(NEXT_USERS, {"after": after, **batch}):
-        for fitting in _divide(session, user_ids, batch_size):
-            changed = _recompute(session, fitting.user_ids)
-            after = fitting.last_id
-            session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
-            yield {"users": changed}
+    heavier = FIRST_GUESS
+    while (people := _next_users(session, after, heavier, batch_size)).user_ids:
+        done = _recompute(session, people.user_ids)
+        after = people.last_id
+        session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
+        yield {"users": done.written}
+        heavier = max(1, done.weight / people.weight)
     session.execute(SAVE_FULL_PASS, {"resume_after": None, "finished_at": now})
     return None
 
 
+def _next_users(session: Session, after: int, heavier: float, batch_size: int) -> Row[Any]:
+    weight = math.ceil(batch_size * TASKS_PER_USER / heavier)
+    place = {"after": after, "batch_size": batch_size, "weight": weight}
+    return session.execute(NEXT_USERS, place).one()
+
+
 def _look_at_changes(session: Session, batch_size: int) -> Batches:
     # What is noted from here on, also by this run itself, is for the next.
-    place = {"after": BEFORE_ALL_IDS, "last": session.scalar(LAST_CHANGE), "batch_size": batch_size}
-    while people := _next_changes(session, place):
-        for some in _fitting(people, batch_size * TASKS_PER_USER):
-            taken = [id_ for person in some for id_ in person.ids]
-            session.execute(DELETE_CHANGES, {"ids": as_text(taken)})
-            yield {"users": _recompute(session, as_text(person.user_id for person in some))}
-        place["after"] = max(person.last_id for person in people)
+    last = session.scalar(LAST_CHANGE)
+    batch = {"last": last, "batch_size": batch_size, "weight": batch_size * TASKS_PER_USER}
+    after = BEFORE_ALL_IDS
+    while last is not None and after < last:
+        join_by_hash(session)
+        taken = session.execute(TAKE_CHANGES, {"after": after, **batch}).one()
+        yield {"users": _recompute(session, taken.user_ids).written}
+        after = taken.after
     return None
 
 
-def _next_changes(session: Session, place: Mapping[str, Any]) -> Sequence[Row[Any]]:
-    join_by_hash(session)
-    return session.execute(NEXT_CHANGES, place).all()
-
-
-def _fitting(people: Iterable[Row[Any]], tasks: int) -> Iterator[Sequence[Row[Any]]]:
-    """Divide people into batches by the tasks that each had when last looked at.
-
-    To count what there is to read about them would take as long as to read it.
-    """
-    batch, weight = list[Row[Any]](), 0
-    for person in people:
-        if weight >= tasks:
-            yield batch
-            batch, weight = [], 0
-        batch.append(person)
-        weight += 1 + (person.task_count or 0)
-    if batch:
-        yield batch
-
-
-def _divide(session: Session, user_ids: Ids, batch_size: int) -> Sequence[Row[Any]]:
-    """Divide people into batches by how many tasks there are to read about them."""
-    tasks = {"user_ids": user_ids, "tasks": batch_size * TASKS_PER_USER}
-    return session.execute(DIVIDE, tasks).all()
-
-
-def _recompute(session: Session, user_ids: Ids) -> int:
-    """Return how many of the people's rows were changed."""
+def _recompute(session: Session, user_ids: Ids) -> Row[Any]:
+    """Return how many of the people's rows were ``written``, and how much was read: ``weight``."""
     join_by_hash(session)
     done = session.execute(RECOMPUTE, {"user_ids": user_ids}).one()
     if done.busy:
         session.execute(NOTE, {"user_ids": done.busy})
-    return int(done.written)
+    return done
