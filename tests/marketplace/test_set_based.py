@@ -111,7 +111,7 @@ def test_a_chat_with_many_messages_is_deleted_little_by_little(shared_database: 
         CHATS.format(silence="40 days", ended_at="CAST(:now AS timestamptz) - interval '40 days'")
         + """
             INSERT INTO customer_service_messages (chat_id, sender_type, content)
-            SELECT 1, 'user', 'Hello' FROM generate_series(1, 99);
+            SELECT 1, 'user', 'Hello' FROM generate_series(1, 199);
         """,
         n=1,
         now=NOW,
@@ -119,7 +119,8 @@ def test_a_chat_with_many_messages_is_deleted_little_by_little(shared_database: 
 
     batches = list(run_batches(shared_database, "cleanup_long_inactive_chats", batch_size=10))
 
-    assert [batch["messages"] for batch in batches] == [10] * 10 + [0]
+    # Five for each chat of a batch.
+    assert [batch["messages"] for batch in batches] == [50] * 4 + [0]
     assert sum(batch["chats"] for batch in batches) == 1
 
 

@@ -340,6 +340,9 @@ def _who(chat: Row[Any]) -> dict[str, Any]:
 
 # --- Clean-up -------------------------------------------------------------------------------------
 
+MESSAGES_PER_CHAT = 5
+"""How many messages a batch may delete for each chat that it may, on average."""
+
 # Some batches ahead, and in the order of the ids: what lies together on disk is then changed
 # together.
 FIND_OLD = text("""
@@ -372,18 +375,22 @@ DELETE_OLD = text("""
     WITH message AS MATERIALIZED (
         SELECT ctid AS version, chat_id FROM customer_service_messages
         WHERE chat_id = ANY(CAST(:chat_ids AS bigint[]))
-        LIMIT :batch_size + 1
+        LIMIT :messages + 1
     ), locked AS MATERIALIZED (
         SELECT ctid AS version, chat_id FROM customer_service_messages
-        WHERE ctid = ANY(ARRAY(SELECT version FROM message LIMIT :batch_size))
+        WHERE ctid = ANY(ARRAY(SELECT version FROM message LIMIT :messages))
         FOR UPDATE SKIP LOCKED
     ), are_too_many AS MATERIALIZED (
-        SELECT FROM message OFFSET :batch_size
+        SELECT FROM message OFFSET :messages
+    ), busy AS MATERIALIZED (
+        SELECT message.chat_id
+        FROM message LEFT JOIN locked USING (version)
+        WHERE locked.version IS NULL
     ), emptied AS MATERIALIZED (
         SELECT unnest(CAST(:chat_ids AS bigint[])) AS id
         WHERE NOT EXISTS (SELECT FROM are_too_many)
         EXCEPT
-        SELECT chat_id FROM (SELECT * FROM message EXCEPT SELECT * FROM locked) AS busy
+        SELECT chat_id FROM busy
     ), said AS (
         DELETE FROM customer_service_messages
         WHERE ctid = ANY(ARRAY(SELECT version FROM locked
@@ -396,7 +403,7 @@ DELETE_OLD = text("""
     )
     SELECT (SELECT count(*) FROM emptied) AS chats,
            (SELECT count(*) FROM locked
-            WHERE chat_id IN (SELECT id FROM emptied) OR EXISTS (SELECT FROM are_too_many))
+            WHERE chat_id NOT IN (SELECT chat_id FROM busy) OR EXISTS (SELECT FROM are_too_many))
                AS messages,
            EXISTS (SELECT FROM are_too_many) AS is_more
 """)
@@ -415,27 +422,28 @@ def delete_old_chats(
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
     cutoff = {"ended_before": now - retention}
     ahead = {"limit": batch_size * BATCHES_AHEAD}
+    most = batch_size * MESSAGES_PER_CHAT
+    # As many chats as probably have nine tenths of the messages that can be deleted at once.
     size = max(1, batch_size // 10)
     while found := session.execute(FIND_OLD, {**cutoff, **ahead, **place}).one_or_none():
         chat_ids = found.ids
         while chat_ids:
             size = min(size, len(chat_ids))
-            deleted = _delete(session, chat_ids[:size], cutoff, batch_size)
+            deleted = _delete(session, chat_ids[:size], cutoff, most)
             yield {"chats": deleted.chats, "messages": deleted.messages}
             if deleted.is_more and deleted.messages:
                 size = max(1, size // 2)
             else:
                 chat_ids = chat_ids[size:]
-                # As many as probably have nine tenths of a batch's messages.
-                fitting = batch_size * size * 9 // (10 * max(1, deleted.messages))
+                fitting = most * size * 9 // (10 * max(1, deleted.messages))
                 size = max(1, min(fitting, batch_size))
         place = {"after": found.after, "after_id": found.after_id}
     return {"chats": 0, "messages": 0}
 
 
 def _delete(
-    session: Session, chat_ids: Sequence[int], cutoff: Mapping[str, datetime], batch_size: int
+    session: Session, chat_ids: Sequence[int], cutoff: Mapping[str, datetime], messages: int
 ) -> Row[Any]:
     join_by_hash(session)
     locked = session.scalar(LOCK_OLD, {"chat_ids": as_text(chat_ids), **cutoff})
-    return session.execute(DELETE_OLD, {"chat_ids": locked, "batch_size": batch_size}).one()
+    return session.execute(DELETE_OLD, {"chat_ids": locked, "messages": messages}).one()
