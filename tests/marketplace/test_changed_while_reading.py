@@ -48,7 +48,7 @@ CHANGES = [
     ),
     Change(
         "check_expired_points",
-        "SELECT id FROM due",
+        "SELECT version FROM due",
         "UPDATE points_transactions SET source = 'gift' WHERE user_id = 1 AND type = 'earn'",
         {"lots": 1, "points": 3, "users": 1, "mismatched": 0},
     ),

@@ -26,6 +26,28 @@ def as_text(ids: Iterable[int]) -> Ids:
     return f"{{{','.join(map(str, ids))}}}"
 
 
+class Pace:
+    """How many things the next batch takes, so that it reads as many rows as it may.
+
+    How much there is to read about each is not known, and to count it would take as long as to read
+    it. So the next batch goes by the last one: it takes as many as would have had nine tenths of
+    the rows, or half as many if there were too many to go on.
+    """
+
+    def __init__(self, *, most_things: int, most_rows: int) -> None:
+        self._most_things = most_things
+        self.most_rows = most_rows
+        self.things = max(1, most_things // 10)
+
+    def follow(self, things: int, rows: int) -> None:
+        """Go by a batch that took so many things, and had so many rows to read about them."""
+        if rows > self.most_rows:
+            fitting = things // 2
+        else:
+            fitting = self.most_rows * things * 9 // (10 * max(1, rows))
+        self.things = max(1, min(fitting, self._most_things))
+
+
 JOIN_BY_HASH = text("SET LOCAL enable_nestloop = off")
 
 

@@ -12,6 +12,7 @@ from workers.marketplace.batching import (
     BATCHES_AHEAD,
     BEFORE_ALL_IDS,
     BEFORE_ALL_TIMES,
+    Pace,
     as_text,
     join_by_hash,
 )
@@ -405,7 +406,7 @@ DELETE_OLD = text("""
            (SELECT count(*) FROM locked
             WHERE chat_id NOT IN (SELECT chat_id FROM busy) OR EXISTS (SELECT FROM are_too_many))
                AS messages,
-           EXISTS (SELECT FROM are_too_many) AS is_more
+           (SELECT count(*) FROM message) AS found
 """)
 
 
@@ -422,21 +423,17 @@ def delete_old_chats(
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
     cutoff = {"ended_before": now - retention}
     ahead = {"limit": batch_size * BATCHES_AHEAD}
-    most = batch_size * MESSAGES_PER_CHAT
-    # As many chats as probably have nine tenths of the messages that can be deleted at once.
-    size = max(1, batch_size // 10)
+    pace = Pace(most_things=batch_size, most_rows=batch_size * MESSAGES_PER_CHAT)
     while found := session.execute(FIND_OLD, {**cutoff, **ahead, **place}).one_or_none():
         chat_ids = found.ids
         while chat_ids:
-            size = min(size, len(chat_ids))
-            deleted = _delete(session, chat_ids[:size], cutoff, most)
+            some = chat_ids[: pace.things]
+            deleted = _delete(session, some, cutoff, pace.most_rows)
             yield {"chats": deleted.chats, "messages": deleted.messages}
-            if deleted.is_more and deleted.messages:
-                size = max(1, size // 2)
-            else:
-                chat_ids = chat_ids[size:]
-                fitting = most * size * 9 // (10 * max(1, deleted.messages))
-                size = max(1, min(fitting, batch_size))
+            pace.follow(len(some), deleted.found)
+            # If those were not all, or nothing can be done about them, go on behind them.
+            if deleted.found <= pace.most_rows or not deleted.messages:
+                chat_ids = chat_ids[len(some) :]
         place = {"after": found.after, "after_id": found.after_id}
     return {"chats": 0, "messages": 0}
 

@@ -10,62 +10,44 @@ has. A lot has its amount, less what expired of it before, since that cannot hav
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from workers.batches import Batches, Counts
+from workers.batches import Batches
 from workers.marketplace.batching import (
+    BATCHES_AHEAD,
     BEFORE_ALL_IDS,
     BEFORE_ALL_TIMES,
-    Ids,
+    Pace,
+    as_text,
     join_by_hash,
 )
 
 log = logging.getLogger(__name__)
 
-LEDGER_ROWS_PER_LOT = 10
-"""How many ledger rows a batch may read for each lot it may expire, on average."""
+ENTRIES_PER_LOT = 10
+"""How many entries of the ledger a batch may read for each lot it may expire, on average."""
+
+ALL_ENTRIES = 2**62
+"""More than there can be."""
 
 MAX_LOGGED_USERS = 20
 
-# The people of the next due lots: one batch, or several if they have long ledgers, so that none
-# reads more than it may; but one person's ledger is never divided. Those who earned together come
-# together, since what lies together on disk is then changed together.
+# The people of the next due lots, some batches ahead. Those who earned together come together,
+# since what lies together on disk is then changed together.
 FIND_DUE = text("""
     WITH due AS MATERIALIZED (
         SELECT id, user_id, expires_at FROM points_transactions
         WHERE type = 'earn' AND NOT expired AND expires_at <= :now
           AND (expires_at, id) > (CAST(:after AS timestamptz), :after_id)
         ORDER BY expires_at, id
-        LIMIT :batch_size
-    ), person AS (
-        SELECT user_id, min(id) AS first_id, count(*) AS lots
-        FROM due
-        WHERE NOT EXISTS (SELECT FROM unnest(CAST(:mismatched AS bigint[])) AS known (user_id)
-                          WHERE known.user_id = due.user_id)
-        GROUP BY user_id
-    ), ledger AS (
-        SELECT user_id, count(*) AS entries FROM points_transactions
-        WHERE user_id = ANY(ARRAY(SELECT user_id FROM person))
-        GROUP BY user_id
-    ), weighed AS (
-        SELECT user_id, first_id, greatest(entries, lots * :ledger_rows_per_lot) AS weight
-        FROM person JOIN ledger USING (user_id)
-    ), placed AS (
-        SELECT user_id, div(sum(weight) OVER (ORDER BY first_id) - weight,
-                            :batch_size * :ledger_rows_per_lot) AS batch
-        FROM weighed
-    ), batch AS (
-        SELECT CAST(array_agg(user_id) AS text) AS user_ids
-        FROM placed
-        GROUP BY batch
-        ORDER BY batch
+        LIMIT :limit
     )
-    SELECT ARRAY(SELECT user_ids FROM batch) AS batches,
+    SELECT ARRAY(SELECT user_id FROM due GROUP BY user_id ORDER BY min(id)) AS user_ids,
            CAST(last.expires_at AS text) AS after, last.id AS after_id
     FROM (SELECT expires_at, id FROM due ORDER BY expires_at DESC, id DESC LIMIT 1) AS last
 """)
@@ -94,7 +76,8 @@ LOCK_ACCOUNTS = text("""
                  WHERE user_id = ANY(ARRAY(SELECT user_id FROM others))) AS without_account
 """)
 
-# Lots that expire later come later in the order, and so take no part.
+# Lots that expire later come later in the order, and so take no part. If there is more to read than
+# a batch may, no more is read than shows it, and nothing is done.
 #
 # Of a person with a due lot that cannot be locked, or is not as it was read, somebody is just
 # changing it: all their lots are left for the next run.
@@ -103,6 +86,11 @@ EXPIRE = text("""
         SELECT id, user_id, type, amount, related_id, expires_at, expired, ctid AS version
         FROM points_transactions
         WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND (type <> 'earn' OR expires_at <= :now)
+        LIMIT CAST(:most_entries AS bigint) + 1
+    ), counted AS MATERIALIZED (
+        SELECT greatest(count(*), :entries_per_lot * count(*)
+                                  FILTER (WHERE type = 'earn' AND NOT expired)) AS entries
+        FROM entry
     ), spent AS (
         SELECT user_id, sum(amount) AS points FROM entry WHERE type = 'spend' GROUP BY user_id
     ), expired_before AS (
@@ -126,8 +114,8 @@ EXPIRE = text("""
         FROM in_order
         WHERE NOT expired
     ), locked AS MATERIALIZED (
-        SELECT id, ctid AS version FROM points_transactions
-        WHERE id = ANY(ARRAY(SELECT id FROM due))
+        SELECT ctid AS version FROM points_transactions
+        WHERE ctid = ANY(ARRAY(SELECT version FROM due))
         FOR UPDATE SKIP LOCKED
     ), account AS (
         SELECT user_id, balance
@@ -135,23 +123,24 @@ EXPIRE = text("""
              AS account (user_id, balance)
     ), person AS (
         SELECT user_id, balance, count(*) AS lots, sum(points_left) AS points,
-               bool_and(locked.id IS NOT NULL) AS is_free
+               bool_and(locked.version IS NOT NULL) AS is_free
         FROM due
         JOIN account USING (user_id)
-        LEFT JOIN locked USING (id, version)
+        LEFT JOIN locked USING (version)
         GROUP BY user_id, balance
     ), judged AS MATERIALIZED (
         SELECT user_id, balance, lots, points, points <= balance AS adds_up
         FROM person
-        WHERE is_free
+        WHERE is_free AND (SELECT entries FROM counted) <= :most_entries
     ), sound AS MATERIALIZED (
-        SELECT due.id, due.user_id, due.expires_at, due.points_left, judged.balance
+        SELECT due.id, due.version, due.user_id, due.expires_at, due.points_left,
+               judged.balance
         FROM due
         JOIN judged USING (user_id)
         WHERE judged.adds_up
     ), marked AS (
         UPDATE points_transactions SET expired = true
-        WHERE id = ANY(ARRAY(SELECT id FROM sound))
+        WHERE ctid = ANY(ARRAY(SELECT version FROM sound))
     ), taken AS (
         UPDATE points_accounts AS account SET balance = account.balance - judged.points
         FROM judged
@@ -170,7 +159,8 @@ EXPIRE = text("""
     SELECT coalesce(sum(lots) FILTER (WHERE adds_up), 0) AS lots,
            coalesce(sum(points) FILTER (WHERE adds_up), 0) AS points,
            count(*) FILTER (WHERE adds_up AND points > 0) AS users,
-           coalesce(array_agg(user_id) FILTER (WHERE NOT adds_up), '{}') AS not_adding_up
+           coalesce(array_agg(user_id) FILTER (WHERE NOT adds_up), '{}') AS not_adding_up,
+           (SELECT entries FROM counted) AS entries
     FROM judged
 """)
 
@@ -186,19 +176,25 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
         ``lots`` that became expired; ``points`` taken; ``users`` whose balance fell; ``mismatched``
         people.
     """
-    batch = {
-        "now": now,
-        "batch_size": batch_size,
-        "ledger_rows_per_lot": LEDGER_ROWS_PER_LOT,
-    }
     place: dict[str, Any] = {"after": BEFORE_ALL_TIMES, "after_id": BEFORE_ALL_IDS}
+    ahead = {"now": now, "limit": batch_size * BATCHES_AHEAD}
+    pace = Pace(most_things=batch_size, most_rows=batch_size * ENTRIES_PER_LOT)
     mismatched = set[int]()
-    # Of those who are left alone, more lots may come up later: they are not looked at again.
-    while found := _find_due(session, {**batch, **place}, mismatched):
-        for user_ids in found.batches:
-            counts, not_adding_up = _expire(session, now, user_ids)
-            mismatched |= not_adding_up
-            yield counts
+    while found := session.execute(FIND_DUE, {**ahead, **place}).one_or_none():
+        # In a transaction of its own: the first of them are not locked for as long as it takes.
+        yield dict.fromkeys(("lots", "points", "users"), 0)
+        # Of those who are left alone, more lots may come up later: they are not looked at again.
+        user_ids = [user_id for user_id in found.user_ids if user_id not in mismatched]
+        while user_ids:
+            some = user_ids[: pace.things]
+            # A single person's ledger is read however long it is.
+            most_entries = pace.most_rows if len(some) > 1 else ALL_ENTRIES
+            done, odd = _expire(session, now, some, most_entries)
+            yield {"lots": int(done.lots), "points": int(done.points), "users": done.users}
+            mismatched |= odd
+            pace.follow(len(some), done.entries)
+            if done.entries <= most_entries:
+                user_ids = user_ids[len(some) :]
         place = {"after": found.after, "after_id": found.after_id}
     if mismatched:
         log.warning(
@@ -210,18 +206,13 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     return {"lots": 0, "points": 0, "users": 0, "mismatched": len(mismatched)}
 
 
-def _find_due(
-    session: Session, batch: Mapping[str, Any], mismatched: Collection[int]
-) -> Row[Any] | None:
-    join_by_hash(session)
-    return session.execute(FIND_DUE, {**batch, "mismatched": list(mismatched)}).one_or_none()
-
-
-def _expire(session: Session, now: datetime, user_ids: Ids) -> tuple[Counts, set[int]]:
+def _expire(
+    session: Session, now: datetime, user_ids: Sequence[int], most_entries: int
+) -> tuple[Row[Any], set[int]]:
     """Return what was done, and the users whose ledgers do not add up."""
     join_by_hash(session)
-    locked = session.execute(LOCK_ACCOUNTS, {"user_ids": user_ids}).one()
+    locked = session.execute(LOCK_ACCOUNTS, {"user_ids": as_text(user_ids)}).one()
     accounts = {"user_ids": locked.user_ids, "balances": locked.balances}
-    done = session.execute(EXPIRE, {**accounts, "now": now}).one()
-    counts = {"lots": int(done.lots), "points": int(done.points), "users": done.users}
-    return counts, {*locked.without_account, *done.not_adding_up}
+    bounds = {"most_entries": most_entries, "entries_per_lot": ENTRIES_PER_LOT}
+    done = session.execute(EXPIRE, {"now": now, **accounts, **bounds}).one()
+    return done, {*locked.without_account, *done.not_adding_up}
