@@ -9,10 +9,12 @@ from workers.batches import Counts
 from workers.database import Database
 from workers.marketplace import (
     activities,
-    customer_service,
+    assignment,
     experts,
     expiry,
     points,
+    retention,
+    silence,
     statistics,
     tasks,
 )
@@ -26,10 +28,10 @@ RETENTION = timedelta(days=30)
 Rule = Callable[..., Generator[Counts, None, Counts | None]]
 
 JOBS: dict[str, tuple[Rule, dict[str, Any]]] = {
-    "process_customer_service_queue": (customer_service.assign_waiting, {}),
-    "auto_end_timeout_chats": (customer_service.end_silent_chats, {"timeout": TIMEOUT}),
+    "process_customer_service_queue": (assignment.assign_waiting, {}),
+    "auto_end_timeout_chats": (silence.end_silent_chats, {"timeout": TIMEOUT}),
     "send_timeout_warnings": (
-        customer_service.warn_silent_chats,
+        silence.warn_silent_chats,
         {"warning": WARNING, "timeout": TIMEOUT},
     ),
     "cancel_expired_tasks": (tasks.cancel_expired_tasks, {}),
@@ -38,7 +40,7 @@ JOBS: dict[str, tuple[Rule, dict[str, Any]]] = {
     "check_expired_points": (points.expire_points, {}),
     "check_and_end_activities": (activities.end_activities, {}),
     "update_all_users_statistics": (statistics.update_statistics, {}),
-    "cleanup_long_inactive_chats": (customer_service.delete_old_chats, {"retention": RETENTION}),
+    "cleanup_long_inactive_chats": (retention.delete_old_chats, {"retention": RETENTION}),
     "update_featured_task_experts_response_time": (experts.update_experts, {}),
 }
 """By the names of their actors: each job's rule, and the settings it is called with."""

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from tests.probes import PATIENCE_SECONDS
 from tests.rig.waiting import eventually
 from workers.database import Database
-from workers.marketplace import customer_service
+from workers.marketplace import assignment
 from workers.periodic import utc_now
 
 ROOM = """
@@ -93,7 +93,7 @@ def test_what_is_counted_after_the_lock_is_true(database: Database, web_app: Ses
 
 def test_nobody_gets_a_seat_that_is_taken(database: Database, web_app: Session) -> None:
     def assign(session: Session) -> None:
-        for _ in customer_service.assign_waiting(session, utc_now(), batch_size=10):
+        for _ in assignment.assign_waiting(session, utc_now(), batch_size=10):
             pass
 
     meanwhile(database, assign, web_app)

@@ -4,14 +4,14 @@ import dramatiq
 
 from workers.batches import Batches
 from workers.job import Job, Run
-from workers.marketplace import customer_service
+from workers.marketplace import assignment, retention, silence
 
 
 @dramatiq.actor(
     actor_class=Job, queue_name="customer_service", max_retries=3, retry_delay_seconds=30
 )
 def process_customer_service_queue(run: Run) -> Batches:
-    return customer_service.assign_waiting(run.session, run.now, batch_size=run.batch_size)
+    return assignment.assign_waiting(run.session, run.now, batch_size=run.batch_size)
 
 
 @dramatiq.actor(
@@ -22,7 +22,7 @@ def process_customer_service_queue(run: Run) -> Batches:
     retry_delay_seconds=30,
 )
 def auto_end_timeout_chats(run: Run) -> Batches:
-    return customer_service.end_silent_chats(
+    return silence.end_silent_chats(
         run.session, run.now, timeout=run.chat_timeout, batch_size=run.batch_size
     )
 
@@ -35,7 +35,7 @@ def auto_end_timeout_chats(run: Run) -> Batches:
     retry_delay_seconds=30,
 )
 def send_timeout_warnings(run: Run) -> Batches:
-    return customer_service.warn_silent_chats(
+    return silence.warn_silent_chats(
         run.session,
         run.now,
         warning=run.chat_warning,
@@ -46,6 +46,6 @@ def send_timeout_warnings(run: Run) -> Batches:
 
 @dramatiq.actor(actor_class=Job, queue_name="low", max_retries=2, retry_delay_seconds=300)
 def cleanup_long_inactive_chats(run: Run) -> Batches:
-    return customer_service.delete_old_chats(
+    return retention.delete_old_chats(
         run.session, run.now, retention=run.chat_retention, batch_size=run.batch_size
     )
