@@ -18,9 +18,10 @@ from tests.probes import Service
 from tests.rig.processes import Processes
 from tests.rig.rabbitmq import RabbitMQ
 from tests.rig.waiting import eventually
-from workers import runs
+from workers import outbox, runs
 from workers.broker import build_broker
 from workers.database import Database
+from workers.dead_letters.ledger import DeadRuns
 from workers.dead_letters.letters import Letter
 from workers.dead_letters.queues import open_queues
 from workers.job import QUEUES, Job, Run
@@ -740,6 +741,28 @@ class TestInProcess:
         run = runs.find_run(database, key)
         assert run
         assert run.status == "succeeded"
+
+    def test_requeue_sends_what_the_outbox_sent_with_its_arguments(
+        self, database: Database, dead_run: str
+    ) -> None:
+        sent: dramatiq.Message[Any] = dramatiq.Message(
+            queue_name="customer_service",
+            actor_name=self.JOB,
+            args=(7,),
+            kwargs={"why": "asked"},
+            options={},
+            message_id=dead_run,
+        )
+        with database.transaction() as session:
+            outbox.enqueue_many(session, [sent])
+
+        assert list(DeadRuns(database, {self.JOB}).requeue(["customer_service"])) == [dead_run]
+
+        with database.transaction() as session:
+            bodies = session.scalars(text("SELECT body FROM outbox_messages ORDER BY id"))
+            first, again = (dramatiq.Message.decode(body.encode()) for body in bodies)
+        assert (again.args, again.kwargs) == (first.args, first.kwargs)
+        assert (list(again.args), again.kwargs) == ([7], {"why": "asked"})
 
     def test_those_of_a_standby_are_found_beside_those_in_rabbitmq(
         self, service: Service, dead_run: str

@@ -111,6 +111,27 @@ class TestForgetting:
 
         assert [name for name, _ in listed(database)] == ["silent"]
 
+    @pytest.mark.parametrize(
+        ("other_is_silent_for", "left"),
+        [("30 s", ["other"]), ("46 s", ["killed", "other"])],
+    )
+    def test_takes_a_silent_scheduler_earlier_if_another_lives(
+        self, database: Database, other_is_silent_for: str, left: list[str]
+    ) -> None:
+        with database.transaction() as session:
+            session.execute(
+                text("""
+                    INSERT INTO service_processes (name, kind, seen_at) VALUES
+                        ('killed', 'scheduler', now() - interval '6 minutes'),
+                        ('other', 'scheduler', now() - CAST(:silent_for AS interval))
+                """),
+                {"silent_for": other_is_silent_for},
+            )
+        with database.transaction() as session:
+            forget_silent(session, 10)
+
+        assert [name for name, _ in listed(database)] == left
+
 
 class TestTheRealCommands:
     def test_show_workers_with_their_queues_and_schedulers(self, service: Service) -> None:

@@ -60,6 +60,10 @@ ADD_MESSAGES = text("""
     ORDER BY position
 """)
 
+FIND_BODY = text("""
+    SELECT body FROM outbox_messages WHERE message_id = :message_id ORDER BY id DESC LIMIT 1
+""")
+
 ADD_EVENTS = text("""
     INSERT INTO outbox_events (type, key, payload)
     SELECT :type, key, payload
@@ -112,6 +116,12 @@ def enqueue_many(session: Session, messages: Iterable[Message]) -> None:
             "priorities": [message.options.get("broker_priority") for message in messages],
         },
     )
+
+
+def find_body(session: Session, message_id: str) -> str | None:
+    """Return the message of this id as it was last sent; None if the outbox knows it no longer."""
+    body: str | None = session.scalar(FIND_BODY, {"message_id": message_id})
+    return body
 
 
 def record_events(

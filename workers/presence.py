@@ -33,6 +33,10 @@ more than a scheduler may need, which wakes every 30 s and is heard of at the ne
 FORGET_AFTER_SECONDS = 3600
 """How long a process that was killed, and so said no goodbye, is still shown as silent."""
 
+FORGET_REPLACED_AFTER_SECONDS = 300
+"""How long a silent scheduler is shown while another lives. `periodiq` dies of its stop signal, so
+that each deploy leaves one behind of which nobody need know."""
+
 BEAT = text("""
     INSERT INTO service_processes (name, kind, queues, state, seen_at)
     VALUES (:name, :kind, :queues, :state, now() - make_interval(secs => :idle_seconds))
@@ -48,6 +52,10 @@ FORGET = text("""
     WHERE (name, kind) IN (
         SELECT name, kind FROM service_processes
         WHERE seen_at < now() - make_interval(secs => :age_seconds)
+           OR kind = 'scheduler' AND seen_at < now() - make_interval(secs => :replaced_seconds)
+              AND EXISTS (SELECT FROM service_processes
+                          WHERE kind = 'scheduler'
+                            AND seen_at > now() - make_interval(secs => :silent_seconds))
         LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     RETURNING 1
@@ -127,10 +135,15 @@ def list_processes(session: Session) -> Sequence[ServiceProcess]:
 
 
 def forget_silent(session: Session, limit: int) -> bool:
-    """Delete up to `limit` processes that have not been seen for long.
+    """Delete up to `limit` processes that have not been seen for long, or that have a successor.
 
     Returns:
         whether there may be more.
     """
-    parameters = {"age_seconds": FORGET_AFTER_SECONDS, "limit": limit}
+    parameters = {
+        "age_seconds": FORGET_AFTER_SECONDS,
+        "replaced_seconds": FORGET_REPLACED_AFTER_SECONDS,
+        "silent_seconds": SILENT_AFTER_SECONDS,
+        "limit": limit,
+    }
     return len(session.execute(FORGET, parameters).all()) >= limit

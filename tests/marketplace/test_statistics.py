@@ -317,6 +317,18 @@ def test_a_pass_that_was_cut_short_goes_on_where_it_was(
     assert [figures(database, user_id)[0] for user_id in (ADA, BEN, EVA)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("now", [NOW, TOMORROW])
+def test_figures_that_cannot_be_are_put_right(
+    database: Database, web_app: WebApp, now: datetime
+) -> None:
+    web_app.do(change("UPDATE users SET task_count = 2147483647"))
+
+    web_app.do(post(ADA, BEN))
+
+    assert run_job(database, JOB, now=now) == {"users": 2 if now == NOW else 3}
+    assert figures(database, ADA) == figures(database, BEN) == (1, 0, 0)
+
+
 def test_any_marketplace_is_right_after_a_full_pass(shared_database: Database) -> None:
     @settings(max_examples=20)
     @given(world=worlds.tasks(), batch_size=st.sampled_from([1, 10_000]))

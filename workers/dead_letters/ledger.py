@@ -45,7 +45,8 @@ class DeadRuns:
             with self._database.transaction() as session:
                 dead_runs.renew_within(session, message_id=run.message_id, run_key=run.run_key)
                 if run.job in self._jobs:
-                    outbox.enqueue_many(session, [_message(run)])
+                    sent = outbox.find_body(session, run.message_id)
+                    outbox.enqueue_many(session, [_message(run, sent)])
             yield run.message_id
 
     def drop(
@@ -69,13 +70,17 @@ class DeadRuns:
             last_id = page[-1].id
 
 
-def _message(run: JobRun) -> dramatiq.Message[Any]:
-    """Make the message of a run anew. Its arguments, if it had any, died with the first one."""
+def _message(run: JobRun, sent: str | None) -> dramatiq.Message[Any]:
+    """Make the message of a run anew, with the arguments with which it was `sent`.
+
+    If it was not sent through the outbox, or long ago, they are gone, and it has none.
+    """
+    original = None if sent is None else dramatiq.Message[Any].decode(sent.encode())
     return dramatiq.Message(
         queue_name=run.queue,
         actor_name=run.job,
-        args=(),
-        kwargs={},
+        args=original.args if original else (),
+        kwargs=original.kwargs if original else {},
         options={} if run.slot is None else {"scheduled_at": run.slot.isoformat()},
         message_id=run.message_id,
     )

@@ -41,10 +41,9 @@ SAVE_FULL_PASS = text("""
 # As many of the next people as have tasks that can be read in one batch, but at least one.
 NEXT_USERS = text("""
     WITH person AS (
-        SELECT id, 1 + task_count AS weight,
-               sum(1 + task_count) OVER (ORDER BY id) AS weight_so_far
+        SELECT id, weight, sum(weight) OVER (ORDER BY id) AS weight_so_far
         FROM (
-            SELECT id, task_count FROM users
+            SELECT id, 1 + CAST(task_count AS bigint) AS weight FROM users
             WHERE id > :after
             ORDER BY id
             LIMIT least(:batch_size, :weight)
@@ -68,10 +67,10 @@ TAKE_CHANGES = text("""
     ), noted AS MATERIALIZED (
         SELECT user_id, min(id) AS first_id FROM change GROUP BY user_id
     ), counted AS (
-        SELECT id AS user_id, task_count FROM users
+        SELECT id AS user_id, 1 + CAST(task_count AS bigint) AS weight FROM users
         WHERE id = ANY(ARRAY(SELECT user_id FROM noted))
     ), person AS (
-        SELECT user_id, first_id, 1 + coalesce(task_count, 0) AS weight
+        SELECT user_id, first_id, coalesce(weight, 1) AS weight
         FROM noted
         LEFT JOIN counted USING (user_id)
     ), placed AS MATERIALIZED (
