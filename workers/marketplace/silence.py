@@ -49,6 +49,14 @@ TELL = """
     SELECT count(*) FROM chat
 """
 
+EVENTS = """
+    SELECT CAST(chat_id AS text) AS key,
+           jsonb_build_object('chat_id', chat_id, 'user_id', user_id, 'agent_id', agent_id,
+                              '{detail}', {detail}) AS payload
+    FROM chat
+    ORDER BY chat_id
+"""
+
 END = """
     UPDATE customer_service_chats AS chat
     SET ended_at = :now, ended_reason = 'timeout', ended_by = 'system',
@@ -72,17 +80,7 @@ END_AND_TELL = text(
             "customer_service_chat_ended",
             "SELECT user_id, chat_id AS related_id, language FROM addressed",
         ),
-        events=insert_events(
-            "customer_service.chat_ended",
-            """
-                SELECT CAST(chat_id AS text) AS key,
-                       jsonb_build_object('chat_id', chat_id, 'user_id', user_id,
-                                          'agent_id', agent_id, 'ended_type', ended_type)
-                           AS payload
-                FROM chat
-                ORDER BY chat_id
-            """,
-        ),
+        events=insert_events("customer_service.chat_ended", EVENTS.format(detail="ended_type")),
     )
 )
 
@@ -105,15 +103,7 @@ WARN_AND_TELL = text(
             seconds=SECONDS_LEFT,
         ),
         events=insert_events(
-            "customer_service.timeout_warning",
-            """
-                SELECT CAST(chat_id AS text) AS key,
-                       jsonb_build_object('chat_id', chat_id, 'user_id', user_id,
-                                          'agent_id', agent_id, 'seconds_left', seconds_left)
-                           AS payload
-                FROM chat
-                ORDER BY chat_id
-            """,
+            "customer_service.timeout_warning", EVENTS.format(detail="seconds_left")
         ),
     )
 )
