@@ -54,9 +54,10 @@ screenshots: $(DEV_STAMP) ## Take the pictures of the operations page anew (docs
 bench: $(BENCH_STAMP) ## Measure the jobs on much data (ARGS="--scale 0.1 --only coupons" for less)
 	@$(BIN)/python -m bench $(ARGS)
 
-compose: ## Start it all in containers, RabbitMQ, Prometheus and Grafana included (needs Docker)
+compose: ## Start it all in containers, monitoring included (needs Docker; ARGS="down" stops it)
 	@scripts/compose-secrets
-	@docker compose --env-file .compose/secrets.env --env-file .compose/rabbitmq.env up --build --detach --wait
+	@docker compose --env-file .compose/secrets.env --env-file .compose/rabbitmq.env \
+	    $(or $(ARGS),up --build --detach --wait)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@$(LOCK) --upgrade --extra embedded --group build --output-file requirements/run.txt
@@ -73,7 +74,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 stop: ## Stop the embedded PostgreSQL, should one still be up
 	@scripts/stop-postgres .local
 
-clean: stop ## Remove all that was made here, the data of "make run" included
+clean: stop ## Remove what was made here, the data of "make run" included; not that of "make compose"
 	@rm -rf $(VENV) .local build dist *.egg-info
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 

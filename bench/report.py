@@ -90,9 +90,9 @@ METHOD = """
   an empty buffer cache (the operating system's is warm). Where only changes are measured, they are
   made after a run on all, a `VACUUM` as autovacuum would have done it, and a checkpoint; the cache
   is as these have left it.
-- Each variant runs in a fresh process; the worker has done another job, which had nothing to do. The
-  job's time is from the sending of its message to its acknowledgement; loop and limit are timed from
-  BEGIN until COMMIT has returned.
+- Each variant runs in a fresh process; the worker has done another job, which had nothing to do.
+  The job's time is from the sending of its message to its acknowledgement; loop and limit are timed
+  from BEGIN until COMMIT has returned.
 - After each measurement the tables are compared by content. A round in which job and limit differ
   ends the benchmark; the loop is compared at 1/500 of the size, where its sample is everything.
 - Triggers and foreign keys are on in all variants. Memory is the process's peak resident set, as
@@ -165,7 +165,7 @@ def _data(summaries: Sequence[Summary]) -> str:
 def _targets(summaries: Sequence[Summary]) -> str:
     lines = [
         _target(
-            f"each job within {MOST_TO_LIMIT} × its limit",
+            f"each job within {MOST_TO_LIMIT} × its limit, at the largest size",
             {each.case.name: f"{each.job_to_limit:.2f} ×" for each in summaries},
             [each.case.name for each in summaries if each.job_to_limit > MOST_TO_LIMIT],
         ),

@@ -8,14 +8,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from tests.rig.environment import REPOSITORY
+from tests.rig.ports import free_ports
+from tests.rig.processes import Processes
 from workers.settings import Settings
 
 PROCFILE = dict(
@@ -160,6 +164,32 @@ class TestTheImage:
         copied = re.findall(r"^COPY (\S+) ", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
         assert {f"!{name}" for name in copied} == {line for line in ignore if line.startswith("!")}
         assert ignore.index("*") < ignore.index("!workers")
+
+    def test_shows_figures_though_nothing_of_ours_is_installed(
+        self, tmp_path: Path, processes: Processes, database_url: str
+    ) -> None:
+        # Given all packages but our own
+        packages = tmp_path / "packages"
+        packages.mkdir()
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            if "marketplace_workers" not in path.name:
+                (packages / path.name).symlink_to(path)
+        shutil.copytree(REPOSITORY / "workers", processes.folder / "workers")
+        (port,) = free_ports(1)
+
+        web = processes.start(
+            *("python", "-S", "-m", "workers", "web"),
+            env={
+                "PYTHONPATH": str(packages),
+                "DATABASE_URL": database_url,
+                "PORT": str(port),
+            },
+        )
+
+        web.wait_for_output(f"127.0.0.1:{port}")
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        assert answer.status_code == 200
+        assert "jobs_database_up 1.0" in answer.text
 
 
 class TestTheRequirements:

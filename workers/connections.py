@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from workers import embedded
+from workers.database import KEPT_CONNECTIONS
 from workers.job import QUEUES
 
 CONNECTIONS_A_QUEUE = 4
@@ -43,8 +44,8 @@ ALONE = {
     # Only looks whether RabbitMQ lets it in. Active, it runs jobs, relays, and goes on looking
     # whether there is work left over.
     "standby": Need(rabbitmq=1, postgresql=embedded.THREADS + RELAY + SIGN_OF_LIFE + 1),
-    # The page asks both for what it shows, and enqueues what people ask for.
-    "web": Need(rabbitmq=2, postgresql=5),
+    # The page asks both for what it shows, and for what people want done.
+    "web": Need(rabbitmq=2, postgresql=KEPT_CONNECTIONS),
     # Just before the others are replaced, and so beside them.
     "migrate": Need(rabbitmq=0, postgresql=1),
 }

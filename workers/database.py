@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 LOCK_TIMEOUT_SECONDS = 10
 """How long a statement waits for a row that somebody else has locked, before it fails."""
 
+KEPT_CONNECTIONS = 5
+"""So many are kept open once they were needed; those beyond are closed after use."""
+
+MAX_CONNECTIONS = 25
+"""One a worker thread; more threads than this wait for each other."""
+
 
 class Database:
     """The connection pool of one process. Connects when first used, not when made.
@@ -32,11 +38,19 @@ class Database:
         url: a SQLAlchemy URL; None starts, or joins, the embedded server.
         statement_timeout_seconds: when PostgreSQL itself ends a statement. An exception raised in
             a thread does not reach it while it waits for the server, so the server must.
+        max_connections: how many there are at most; whoever wants another waits for 10 s.
     """
 
-    def __init__(self, url: str | None, *, statement_timeout_seconds: int = 1500) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        statement_timeout_seconds: int = 1500,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._url = url
         self._statement_timeout_seconds = statement_timeout_seconds
+        self._max_connections = max_connections
 
     @cached_property
     def engine(self) -> Engine:
@@ -50,9 +64,8 @@ class Database:
         }
         return create_engine(
             self._url or local_postgres.start(),
-            pool_size=5,
-            # One connection a worker thread; more threads than this wait for each other.
-            max_overflow=20,
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=self._max_connections - KEPT_CONNECTIONS,
             pool_timeout=10,
             # One round trip at checkout, so that a database restart fails no run that began later.
             pool_pre_ping=True,

@@ -10,7 +10,6 @@ count twice.
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from itertools import accumulate
 from typing import get_args
 
@@ -28,6 +27,7 @@ from prometheus_client.registry import Collector
 from workers.models import DURATION_BOUNDS_SECONDS, BrokerName, ProcessKind, RunEvent
 from workers.status import JobStatus, Status, Total
 from workers.status.problems import KINDS
+from workers.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -63,7 +63,7 @@ def _build_info() -> Metric:
     return InfoMetricFamily(
         "jobs_build",
         "The version of the service that answers",
-        {"version": version("marketplace-workers"), "python": platform.python_version()},
+        {"version": VERSION, "python": platform.python_version()},
     )
 
 
@@ -138,7 +138,7 @@ def _of_processes(status: Status) -> Iterator[Metric]:
     kinds: tuple[ProcessKind, ...] = get_args(ProcessKind)
     yield _gauges(
         "jobs_processes",
-        "Processes of the service, alive or silent for a minute and more",
+        "Processes of the service, alive or silent for 45 s and more",
         ("kind", "state"),
         [
             (

@@ -80,7 +80,7 @@ KINDS: dict[ProblemCode, Kind] = {
         "warning",
         "a-run-failed-for-good",
         "Look why: python -m workers runs --job {subject} --status dead. Once that is mended, send "
-        "it again: python -m workers dead-letters requeue",
+        "it again: python -m workers dead-letters requeue --id ID",
     ),
     "job_failing": Kind(
         "warning",

@@ -6,7 +6,7 @@ from functools import partial
 
 import dramatiq
 
-from workers.database import Database
+from workers.database import KEPT_CONNECTIONS, Database
 from workers.presence import Heartbeat
 from workers.settings import Settings
 from workers.web.access import Keys
@@ -39,6 +39,7 @@ def serving(
     own_database = Database(
         database.engine.url.render_as_string(hide_password=False),
         statement_timeout_seconds=STATEMENT_SECONDS,
+        max_connections=KEPT_CONNECTIONS,
     )
     site = Site(settings, own_database, broker, Keys(token))
     live = Live(site.threads, partial(take_snapshot, site))

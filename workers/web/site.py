@@ -76,7 +76,10 @@ class Site:
         if wants_json(request):
             return JSONResponse({"error": line}, code)
         if "text/html" in request.headers.get("accept", ""):
-            return self.render(request, "complaint.html", code=code, line=line)
+            is_passing = code == 503 and request.method == "GET"
+            return self.render(
+                request, "complaint.html", code=code, line=line, is_passing=is_passing
+            )
         return PlainTextResponse(f"{line}\n", code)
 
     async def ask(self, function: Any, *arguments: Any, seconds: float = ANSWER_SECONDS) -> Any:
