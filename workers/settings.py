@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     chat_timeout_seconds: PositiveInt = 120
     chat_warning_seconds: PositiveInt = 60
     chat_retention_days: PositiveInt = 30
-    batch_size: PositiveInt = 10_000
+    batch_size: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
     """Rows of the driving table that one transaction of a job touches at most."""
 
     soft_time_limit_seconds: PositiveInt = 1500

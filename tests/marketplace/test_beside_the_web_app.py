@@ -296,6 +296,18 @@ def opens_a_chat(web: Session) -> None:
         )
 
 
+def answers_somebody_who_waits(web: Session) -> None:
+    web.do("SELECT FROM customer_service_agents WHERE id = :agent FOR UPDATE", agent=AGENT)
+    if not web.number("SELECT count(*) FROM customer_service_chats WHERE ended_at IS NULL"):
+        web.do(
+            "INSERT INTO customer_service_chats (user_id, agent_id, created_at, last_message_at)"
+            " VALUES (:ada, :agent, :now, :now)",
+            ada=ADA,
+            agent=AGENT,
+            now=NOW,
+        )
+
+
 def leaves_the_queue(web: Session) -> None:
     web.must(
         "UPDATE customer_service_queue SET status = 'cancelled'"
@@ -379,6 +391,9 @@ def edits_the_card(web: Session) -> None:
 # Only agents are waited for: how much room they have is known when nobody else holds their rows.
 MEETINGS = [
     Meeting("process_customer_service_queue", WAITING, opens_a_chat, is_waited_for=True),
+    Meeting(
+        "process_customer_service_queue", WAITING, answers_somebody_who_waits, is_waited_for=True
+    ),
     Meeting("process_customer_service_queue", WAITING, leaves_the_queue),
     Meeting("process_customer_service_queue", WAITING, agent_goes_offline, is_waited_for=True),
     Meeting("process_customer_service_queue", WAITING, agent_takes_fewer_chats, is_waited_for=True),

@@ -4,7 +4,7 @@ The statement still sees the row as it was. The lock is for the row as it is now
 once: no waiting tells the job that it is about to work with what is no longer true.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,8 +14,9 @@ from sqlalchemy import Connection, event, text
 
 from tests.marketplace.crowds import ROWS, start
 from tests.marketplace.jobs import NOW, run_job
-from tests.marketplace.web_app import WebApp
+from tests.marketplace.web_app import Session, WebApp
 from tests.rig.waiting import eventually
+from workers.batches import Counts
 from workers.database import Database
 
 GATE = 27
@@ -74,23 +75,63 @@ def test_what_is_not_as_it_was_read_is_left_for_the_next_run(
 ) -> None:
     start(shared_database, ROWS[change.job], n=2, now=NOW)
 
-    with (
-        held_up(shared_database, change.locks),
-        shared_database.engine.connect() as gate,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        gate.execute(text("SELECT pg_advisory_lock(:gate)"), {"gate": GATE})
-        running = pool.submit(run_job, shared_database, change.job)
-        try:
-            eventually(lambda: is_anybody_at(gate), message="The job does not come by")
-            web_app.do(lambda web: web.must(change.act))
-        finally:
-            gate.execute(text("SELECT pg_advisory_unlock(:gate)"), {"gate": GATE})
-        meanwhile = running.result()
+    meanwhile = run_while(
+        shared_database,
+        change.job,
+        at=change.locks,
+        act=lambda: web_app.do(lambda web: web.must(change.act)),
+    )
 
     assert meanwhile == change.meanwhile
     assert any(run_job(shared_database, change.job).values())
     assert not any(run_job(shared_database, change.job).values())
+
+
+def test_a_slot_that_was_added_before_the_activity_was_locked_counts(
+    shared_database: Database, web_app: WebApp
+) -> None:
+    start(
+        shared_database,
+        """
+        INSERT INTO activities (id, title, has_time_slots) VALUES (1, 'Yoga', true);
+        INSERT INTO service_time_slots (id, service_id, starts_at, ends_at) VALUES
+            (1, 1, :now - interval '2 hours', :now - interval '1 hour'),
+            (2, 1, :now + interval '1 hour', :now + interval '2 hours');
+        INSERT INTO activity_time_slots VALUES (1, 1);
+        """,
+        n=1,
+        now=NOW,
+    )
+
+    def prolong(web: Session) -> None:
+        web.must("SELECT FROM activities WHERE id = 1 AND status = 'open' FOR UPDATE")
+        web.do("INSERT INTO activity_time_slots VALUES (1, 2)")
+
+    meanwhile = run_while(
+        shared_database,
+        "check_and_end_activities",
+        at="SELECT id FROM activities",
+        act=lambda: web_app.do(prolong),
+    )
+
+    assert meanwhile == {"activities": 0, "tasks": 0}
+
+
+def run_while(database: Database, job: str, *, at: str, act: Callable[[], None]) -> Counts:
+    """Run a job, and act while a statement of it is held up where it reads `at`."""
+    with (
+        held_up(database, at),
+        database.engine.connect() as gate,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        gate.execute(text("SELECT pg_advisory_lock(:gate)"), {"gate": GATE})
+        running = pool.submit(run_job, database, job)
+        try:
+            eventually(lambda: is_anybody_at(gate), message="The job does not come by")
+            act()
+        finally:
+            gate.execute(text("SELECT pg_advisory_unlock(:gate)"), {"gate": GATE})
+        return running.result()
 
 
 @contextmanager

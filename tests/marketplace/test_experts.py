@@ -94,10 +94,16 @@ def test_only_what_others_wrote_and_the_expert_read_later_counts(
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"), [("infinity", None), ("294276-11-22 23:30Z", "Within 106742121 days")]
+    ("written", "odd", "said"),
+    [
+        ("2026-11-22 23:30Z", "infinity", None),
+        ("2026-11-22 23:30Z", "294276-11-22 23:30Z", "Within 106742121 days"),
+        # Further apart than an interval can be long
+        ("4713-01-01 00:00Z BC", "294276-12-31 00:00Z", "Within 109203489 days"),
+    ],
 )
 def test_dates_beyond_those_of_python_stop_nothing(
-    shared_database: Database, odd: str, said: str | None
+    shared_database: Database, written: str, odd: str, said: str | None
 ) -> None:
     marketplace.clear(shared_database)
     marketplace.fill(
@@ -109,6 +115,7 @@ def test_dates_beyond_those_of_python_stop_nothing(
         },
     )
     with shared_database.transaction() as session:
+        session.execute(text(f"UPDATE messages SET created_at = '{written}'"))
         session.execute(text(f"INSERT INTO message_reads VALUES (1, {ADA}, '{odd}')"))
 
     run_job(shared_database, JOB)

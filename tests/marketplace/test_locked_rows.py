@@ -119,3 +119,52 @@ def test_a_coupon_that_is_being_handed_out_expires_all_the_same(
 
     assert counts == {"coupons": 1, "user_coupons": 1}
     assert run_job(shared_database, "check_expired_coupons") == {"coupons": 0, "user_coupons": 1}
+
+
+@pytest.mark.parametrize("row", ["customer_service_chats", "customer_service_agents"])
+def test_who_has_a_chat_that_is_locked_holds_up_nobody(
+    shared_database: Database, web_app: WebApp, row: str
+) -> None:
+    # Given somebody with a chat, whose agent has gone, and somebody else who waits
+    job = "process_customer_service_queue"
+    start(
+        shared_database,
+        ROWS[job]
+        + """
+        INSERT INTO customer_service_agents (id, name) VALUES (7, 'Gone');
+        INSERT INTO customer_service_chats (id, user_id, agent_id) VALUES (7, 1, 7);
+        """,
+        n=2,
+        now=NOW,
+    )
+
+    with web_app.transaction(lambda web: web.must(f"SELECT FROM {row} WHERE id = 7 FOR UPDATE")):
+        assert run_job(shared_database, job) == {"assigned": 1, "waiting": 1}
+
+    assert run_job(shared_database, job) == {"assigned": 1, "waiting": 0}
+
+
+def test_a_long_chat_that_is_in_use_holds_up_no_other(
+    shared_database: Database, web_app: WebApp
+) -> None:
+    # Given one with more messages than a batch may delete
+    job = "cleanup_long_inactive_chats"
+    start(
+        shared_database,
+        ROWS[job]
+        + """
+        INSERT INTO customer_service_messages (chat_id, sender_type, content)
+        SELECT 1, 'user', 'Hello' FROM generate_series(1, 200);
+        -- Those of the others lie behind.
+        UPDATE customer_service_messages SET content = 'Bye' WHERE chat_id > 1;
+        """,
+        n=3,
+        now=NOW,
+    )
+
+    messages = "customer_service_messages WHERE chat_id = 1"
+    with web_app.transaction(lambda web: web.must(f"SELECT FROM {messages} FOR UPDATE")):
+        counts = run_job(shared_database, job, batch_size=30)
+
+    assert counts == {"chats": 2, "messages": 2}
+    assert run_job(shared_database, job, batch_size=30) == {"chats": 1, "messages": 201}

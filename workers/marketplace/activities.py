@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches, Counts
-from workers.marketplace.batching import BATCHES_AHEAD, BEFORE_ALL_IDS, Ids, join_by_hash
+from workers.marketplace.batching import (
+    BATCHES_AHEAD,
+    BEFORE_ALL_IDS,
+    Ids,
+    join_by_hash,
+    look_up_by_index,
+)
 from workers.marketplace.notices import insert_notices, notice_texts
 
 SLOTS_PER_ACTIVITY = 10
@@ -88,14 +94,19 @@ FIND = """
 """
 FIND_OVER = text(FIND.format(over=OVER))
 
-# In a statement of its own, since the next must see which tasks there are until now. From now on
-# there are no new ones: FOR UPDATE keeps them out, since they need the activity's row as well.
-LOCK = """
-    WITH locked AS MATERIALIZED ({over} FOR UPDATE OF activity SKIP LOCKED)
-    SELECT CAST(ARRAY(SELECT id FROM locked) AS text) AS activity_ids,
-           CAST(ARRAY(SELECT reason FROM locked) AS text) AS reasons
+# In a statement of its own, since the next must see which slots and tasks there are until now. From
+# now on there are no new ones: FOR UPDATE keeps them out, since they need the activity's row too.
+LOCK_ACTIVITIES = text("""
+    SELECT CAST(ARRAY(SELECT id FROM activities
+                      WHERE id = ANY(CAST(:activity_ids AS bigint[])) AND status = 'open'
+                      FOR UPDATE SKIP LOCKED) AS text)
+""")
+JUDGE = """
+    SELECT CAST(coalesce(array_agg(id), '{{}}') AS text) AS activity_ids,
+           CAST(coalesce(array_agg(reason), '{{}}') AS text) AS reasons
+    FROM ({over}) AS over
 """
-LOCK_OVER = text(LOCK.format(over=OVER))
+JUDGE_LOCKED = text(JUDGE.format(over=OVER))
 
 TELL = insert_notices(
     "task_cancelled",
@@ -182,7 +193,7 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
         "slots_per_activity": SLOTS_PER_ACTIVITY,
     }
     after = BEFORE_ALL_IDS
-    while (open_ := session.execute(NEXT_OPEN, {"after": after, **ahead}).one()).ids:
+    while (open_ := _next_open(session, {"after": after, **ahead})).ids:
         looked_at = {"activity_ids": open_.ids, "batch_size": batch_size, **moment}
         batches = session.scalars(FIND_OVER, looked_at).all()
         # In a transaction of its own: the first of them are not locked for as long as it takes.
@@ -193,8 +204,14 @@ def end_activities(session: Session, now: datetime, *, batch_size: int) -> Batch
     return {"activities": 0, "tasks": 0}
 
 
+def _next_open(session: Session, place: Mapping[str, Any]) -> Row[Any]:
+    look_up_by_index(session)
+    return session.execute(NEXT_OPEN, place).one()
+
+
 def _complete(session: Session, activity_ids: Ids, moment: Mapping[str, Any]) -> Counts:
-    over = session.execute(LOCK_OVER, {"activity_ids": activity_ids, **moment}).one()
+    locked = {"activity_ids": session.scalar(LOCK_ACTIVITIES, {"activity_ids": activity_ids})}
+    over = session.execute(JUDGE_LOCKED, {**locked, **moment}).one()
     join_by_hash(session)
     texts = notice_texts("task_cancelled")
     activities = {"activity_ids": over.activity_ids, "reasons": over.reasons}

@@ -2,7 +2,9 @@
 
 The fairest agent is the one with the most room, and taking a seat leaves one less. So an agent with
 room 3 offers seats of the levels 3, 2, 1, and giving each person in turn to the agent with the most
-room is the same as handing out all seats by falling level.
+room is the same as handing out all seats by falling level. Only the levels that so many people
+reach are looked at: above a level, the k agents with the most room, S together, have S − k × level
+seats at least, and exactly so many for one k.
 """
 
 from collections.abc import Sequence
@@ -34,16 +36,36 @@ LOCK_WAITING = text("""
 """)
 
 # The foreign keys of a chat that the web app is about to insert need these rows too, so it waits,
-# and what is counted after this is true. Nobody waits for a person's row here: a long transaction
-# about one person must not hold up all others.
+# and what is counted after this is true.
+#
+# Agents are waited for, and so come before all else: who waits and holds nothing that others may
+# want can be in no deadlock. Nobody waits for a person's row: a long transaction about one person
+# must not hold up all others.
+LOCK_AGENTS = text("""
+    SELECT id FROM customer_service_agents WHERE is_online ORDER BY id FOR UPDATE
+""")
 LOCK_PEOPLE = text("""
     SELECT id FROM users
     WHERE id = ANY(CAST(:user_ids AS bigint[]))
     ORDER BY id
     FOR UPDATE SKIP LOCKED
 """)
-LOCK_AGENTS = text("""
-    SELECT id FROM customer_service_agents WHERE is_online ORDER BY id FOR UPDATE
+
+# Whoever is given the chat that they have refers to it, and to its agent, who may be offline.
+FIND_BUSY = text("""
+    WITH chat AS MATERIALIZED (
+        SELECT DISTINCT ON (user_id) id, user_id
+        FROM customer_service_chats
+        WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND ended_at IS NULL
+        ORDER BY user_id, id
+    ), locked AS MATERIALIZED (
+        SELECT chat.id
+        FROM customer_service_chats AS chat
+        JOIN customer_service_agents AS agent ON agent.id = chat.agent_id
+        WHERE chat.id = ANY(ARRAY(SELECT id FROM chat)) AND chat.ended_at IS NULL
+        FOR KEY SHARE OF chat, agent SKIP LOCKED
+    )
+    SELECT user_id FROM chat WHERE id NOT IN (SELECT id FROM locked)
 """)
 
 TELL = insert_notices(
@@ -90,10 +112,17 @@ PLACE = """
             ON chat.agent_id = agent.id AND chat.ended_at IS NULL
         WHERE agent.id = ANY(:agent_ids)
         GROUP BY agent.id
+    ), most AS (
+        SELECT row_number() OVER roomiest AS agents, sum(room) OVER roomiest AS room
+        FROM agent
+        WHERE room > 0
+        WINDOW roomiest AS (ORDER BY room DESC, id)
+    ), lowest AS (
+        SELECT CAST(greatest(1, max(div(room - :people, agents)) + 1) AS bigint) AS level FROM most
     ), seat AS (
         SELECT agent.id AS agent_id,
-               row_number() OVER (ORDER BY level DESC, avg_rating DESC, agent.id) AS turn
-        FROM agent, generate_series(greatest(1, room - :people + 1), room) AS level
+               row_number() OVER (ORDER BY seat.level DESC, avg_rating DESC, agent.id) AS turn
+        FROM agent, lowest, generate_series(lowest.level, room) AS seat (level)
     ), new_chat AS (
         INSERT INTO customer_service_chats (user_id, agent_id, created_at, last_message_at)
         SELECT user_id, agent_id, :now, :now
@@ -139,27 +168,42 @@ def assign_waiting(session: Session, now: datetime, *, batch_size: int) -> Batch
         ``assigned``, the entries that were; ``waiting``, those that still wait.
     """
     passed_over: list[int] = []
+    size = min(batch_size, PEOPLE_AT_ONCE)
+    is_room_left = True
     while True:
-        batch = {"batch_size": min(batch_size, PEOPLE_AT_ONCE), "passed_over": passed_over}
+        left = session.execute(COUNT_WAITING, {"passed_over": passed_over}).one()
+        done = {"assigned": 0, "waiting": left.waiting}
+        if not left.with_chat and not (left.candidates and is_room_left):
+            return done
+        agent_ids = session.scalars(LOCK_AGENTS).all()
+        batch = {"batch_size": size, "passed_over": passed_over}
         entries = session.execute(LOCK_WAITING, batch).all()
-        placed, unreachable = _place(session, now, entries) if entries else (0, [])
+        reachable = _reachable(session, {entry.user_id for entry in entries})
+        unreachable = [entry.id for entry in entries if entry.user_id not in reachable]
+        placed = _place(session, now, entries, reachable, agent_ids)
+        if not placed and not unreachable:
+            return done
         # They still wait, and would stand first in each batch: those behind them have their turn.
         passed_over += unreachable
-        left = session.execute(COUNT_WAITING, {"passed_over": passed_over}).one()
         is_room_left = placed + len(unreachable) == len(entries)
-        is_going_on = left.with_chat or (left.candidates and is_room_left)
-        if not is_going_on or not (placed or unreachable):
-            return {"assigned": placed, "waiting": left.waiting}
         yield {"assigned": placed}
 
 
-def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> tuple[int, list[int]]:
-    """Return how many entries were placed, and the ids of those whose person is locked."""
-    people = {"user_ids": as_text({entry.user_id for entry in entries})}
-    user_ids = session.scalars(LOCK_PEOPLE, people).all()
-    agent_ids = session.scalars(LOCK_AGENTS).all()
-    reachable = set(user_ids)
-    unreachable = [entry.id for entry in entries if entry.user_id not in reachable]
+def _reachable(session: Session, user_ids: set[int]) -> set[int]:
+    """Lock people, and return those whom nobody else is busy with."""
+    locked = session.scalars(LOCK_PEOPLE, {"user_ids": as_text(user_ids)}).all()
+    busy = session.scalars(FIND_BUSY, {"user_ids": as_text(locked)}).all()
+    return {*locked} - {*busy}
+
+
+def _place(
+    session: Session,
+    now: datetime,
+    entries: Sequence[Row[Any]],
+    user_ids: set[int],
+    agent_ids: Sequence[int],
+) -> int:
+    """Return how many entries were placed."""
     join_by_hash(session)
     placed = session.execute(
         PLACE_AND_TELL,
@@ -172,4 +216,4 @@ def _place(session: Session, now: datetime, entries: Sequence[Row[Any]]) -> tupl
             **notice_texts("customer_service_assigned"),
         },
     ).scalar_one()
-    return int(placed), unreachable
+    return int(placed)

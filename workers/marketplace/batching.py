@@ -48,6 +48,18 @@ class Pace:
         self.things = max(1, min(fitting, self._most_things))
 
 
+LOOK_UP_BY_INDEX = text("SET LOCAL enable_seqscan = off")
+
+
+def look_up_by_index(session: Session) -> None:
+    """For this transaction, have no table read as a whole that has an index to look things up by.
+
+    Where the planner believes that most rows belong to one thing, it reads the whole table for each
+    thing that it is asked about. What it believes may be of yesterday.
+    """
+    session.execute(LOOK_UP_BY_INDEX)
+
+
 JOIN_BY_HASH = text("SET LOCAL enable_nestloop = off")
 
 

@@ -1,6 +1,6 @@
 """Featured experts: what their cards say of how soon they answer, and how well they do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from workers.batches import Batches
-from workers.marketplace.batching import BEFORE_ALL_IDS
+from workers.marketplace.batching import BEFORE_ALL_IDS, look_up_by_index
 from workers.marketplace.texts import RESPONSE_TIMES
 
 FACTS_PER_EXPERT = 10
@@ -49,7 +49,8 @@ NEXT_EXPERTS = text("""
 FIGURES = text("""
     WITH response AS (
         SELECT reading.user_id,
-               avg(extract(epoch FROM reading.read_at - message.created_at)) AS seconds
+               avg(extract(epoch FROM reading.read_at) - extract(epoch FROM message.created_at))
+                   AS seconds
         FROM messages AS message
         JOIN message_reads AS reading
             ON reading.message_id = message.id AND reading.user_id = message.receiver_id
@@ -142,11 +143,16 @@ def update_experts(session: Session, now: datetime, *, batch_size: int) -> Batch
     """
     batch = {"batch_size": batch_size, "facts": batch_size * FACTS_PER_EXPERT}
     after = BEFORE_ALL_IDS
-    while user_ids := session.scalars(NEXT_EXPERTS, {"after": after, **batch}).all():
+    while user_ids := _next_experts(session, {"after": after, **batch}):
         figures = session.execute(FIGURES, {"user_ids": list(user_ids)}).all()
         yield {"experts": _write(session, now, figures)}
         after = user_ids[-1]
     return {"experts": 0}
+
+
+def _next_experts(session: Session, place: Mapping[str, int]) -> Sequence[int]:
+    look_up_by_index(session)
+    return session.scalars(NEXT_EXPERTS, place).all()
 
 
 def _write(session: Session, now: datetime, figures: Sequence[Row[Any]]) -> int:

@@ -107,8 +107,9 @@ def delete_old_chats(
             deleted = _delete(session, some, cutoff, pace.most_rows)
             yield {"chats": deleted.chats, "messages": deleted.messages}
             pace.follow(len(some), deleted.found)
-            # If those were not all, or nothing can be done about them, go on behind them.
-            if deleted.found <= pace.most_rows or not deleted.messages:
+            # Go on behind them, if those were all, or the rest of one is in use.
+            is_in_use = len(some) == 1 and not deleted.messages
+            if deleted.found <= pace.most_rows or is_in_use:
                 chat_ids = chat_ids[len(some) :]
         place = {"after": found.after, "after_id": found.after_id}
     return {"chats": 0, "messages": 0}

@@ -62,9 +62,6 @@ class CustomerServiceChat(Base):
     )
 
     id: Mapped[BigIntId]
-    # Foreign keys are checked, and their rows locked, in the order they are declared: the user
-    # before the agent, for every writer alike. Assignment locks in that order too; the other way
-    # round, it and a chat opened by the web backend could wait for each other.
     user_id: Mapped[BigInt] = mapped_column(ForeignKey("users.id"))
     agent_id: Mapped[BigInt] = mapped_column(ForeignKey("customer_service_agents.id"))
     created_at: Mapped[TimestampNow]
