@@ -69,7 +69,7 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 
 # --universal: one file for every Python from 3.11 on, and for every platform.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+    --custom-compile-command "make lock" pyproject.toml
 
 stop: ## Stop the embedded PostgreSQL, should one still be up
 	@scripts/stop-postgres .local

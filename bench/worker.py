@@ -78,7 +78,7 @@ WARM_UP = "check_expired_invitation_codes"
 has done something before."""
 
 
-class Watch(dramatiq.Middleware):
+class Runner(dramatiq.Middleware):
     """Sends jobs one by one, and tells when each has been dealt with."""
 
     def __init__(self) -> None:
@@ -104,18 +104,18 @@ def measure_job(case: Case) -> Outcome:
     """Send the job's message to a worker in this process, and wait until it is done."""
     if case.job not in app.broker.actors:
         raise SystemExit(f"there is no job {case.job} yet")
-    watch = Watch()
-    app.broker.add_middleware(watch)
+    runner = Runner()
+    app.broker.add_middleware(runner)
     grace_seconds = app.settings.shutdown_grace_seconds
     workers = embedded.Workers(app.broker, grace_seconds=grace_seconds)
     workers.start()
-    watch.run(WARM_UP)
+    runner.run(WARM_UP)
     transactions = Transactions(app.database.engine)
     memory = PeakMemory()
     began_at = time.perf_counter()
-    message_id = watch.run(case.job)
+    message_id = runner.run(case.job)
     memory_bytes = memory.stop()
-    timed = transactions.of_thread(watch.thread_id)
+    timed = transactions.of_thread(runner.thread_id)
     workers.stop()
     run = runs.find_run(app.database, message_id)
     if run is None or run.status != "succeeded" or run.started_at is None:
@@ -123,7 +123,7 @@ def measure_job(case: Case) -> Outcome:
     result = run.result or {}
     return Outcome(
         now=run.started_at.isoformat(),
-        seconds=watch.finished_at - began_at,
+        seconds=runner.finished_at - began_at,
         idle_bytes=memory.idle_bytes,
         memory_bytes=memory_bytes,
         longest_transaction_seconds=max(timed),

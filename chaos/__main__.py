@@ -84,9 +84,9 @@ def _prepare(postgres: Postgres, rabbitmq: PrivateRabbitMQ) -> str:
     os.environ["RABBITMQ_URL"] = rabbitmq.url
     url = postgres.create_database()
     from chaos import jobs  # noqa: PLC0415 - the settings must be there first
-    from workers import logs, sample_data  # noqa: PLC0415
-    from workers.database import Database  # noqa: PLC0415
-    from workers.periodic import utc_now  # noqa: PLC0415
+    from workers import logs, sample_data  # noqa: PLC0415 - as above
+    from workers.database import Database  # noqa: PLC0415 - as above
+    from workers.periodic import utc_now  # noqa: PLC0415 - as above
 
     logs.configure("console", "CRITICAL")
     for statement in jobs.TABLES.split(";"):
@@ -144,7 +144,7 @@ def _run(scene: Scene, faults: list[Fault], seconds: float) -> bool:
 
 def _keep_busy(scene: Scene) -> None:
     from workers.database import Database  # noqa: PLC0415 - the settings must be there first
-    from workers.simulate import simulate  # noqa: PLC0415
+    from workers.simulate import simulate  # noqa: PLC0415 - as above
 
     database = Database(scene.database_url)
     simulate(database, seconds=None, people=PEOPLE, stop=scene.stop, on_event=lambda _line: None)
@@ -162,6 +162,7 @@ def _torment(scene: Scene, faults: list[Fault], seconds: float) -> Counter[str]:
     began = time.monotonic()
     for number, fault in enumerate(faults, 1):
         due = began + seconds * number / len(faults)
+        # The faults are spread over the time; nothing is waited for.
         time.sleep(max(0.0, due - time.monotonic()))
         click.echo(f"{time.monotonic() - began:6.1f} s  {number:3}/{len(faults)}  {fault.__name__}")
         fault(scene)

@@ -87,7 +87,7 @@ class Transactions:
     @staticmethod
     def _write(session: Session, key: str, number: int) -> None:
         from chaos.jobs import chaos_order  # noqa: PLC0415 - the settings must be there first
-        from workers.outbox import enqueue, record_events  # noqa: PLC0415
+        from workers.outbox import enqueue, record_events  # noqa: PLC0415 - as above
 
         enqueue(session, chaos_order, key)
         payload = {"order": key, "number": number}

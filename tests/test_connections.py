@@ -1,14 +1,26 @@
 """How many connections the service needs, as `check` says; trap 16 counts the real ones."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 
 from tests.probes import Service
 from tests.rig.environment import REPOSITORY
+from tests.rig.ports import free_ports
 from tests.rig.postgres import query
 from tests.rig.processes import Processes
+from tests.rig.waiting import eventually
 from workers.connections import Need, budget
+from workers.database import Database
 
 pytest_plugins = ["tests.probe_fixtures"]
+
+CONNECTIONS_OF_THE_PAGE = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE application_name = 'workers' AND datname = current_database()
+"""
 
 THREADS = 3
 WORKER = f"worker: dramatiq workers --queues default low --processes 1 --threads {THREADS}"
@@ -111,3 +123,39 @@ class TestCheck:
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout
+
+
+class TestThePage:
+    def test_opens_no_more_than_it_needs_however_many_look_at_a_database_that_hangs(
+        self, processes: Processes, database: Database, database_url: str
+    ) -> None:
+        # Given a page whose every look at the runs hangs
+        (port,) = free_ports(1)
+        env = {"DATABASE_URL": database_url, "PORT": str(port)}
+        web = processes.start("python", "-m", "workers", "web", env=env)
+        web.wait_for_output(f"127.0.0.1:{port}")
+        database.engine.dispose()  # from here on, the page alone is connected as "workers"
+
+        def look() -> httpx.Response:
+            url = f"http://127.0.0.1:{port}/runs"
+            return httpx.get(url, headers={"Accept": "text/html"}, timeout=30)
+
+        engine = create_engine(database_url, poolclass=NullPool)
+        with engine.begin() as holder, ThreadPoolExecutor(20) as pool:
+            holder.execute(text("LOCK TABLE job_runs"))
+
+            # When more people look than it has connections, until each has an answer
+            looks = [pool.submit(look) for _ in range(20)]
+            open_at_once = set[int]()
+
+            def are_answered() -> bool:
+                open_at_once.add(query(database_url, CONNECTIONS_OF_THE_PAGE)[0][0])
+                return all(each.done() for each in looks)
+
+            eventually(are_answered, timeout_seconds=60)
+
+        # Then it is busy, and says so with a page that comes back by itself
+        answers = [each.result() for each in looks]
+        assert {answer.status_code for answer in answers} == {503}
+        assert all('http-equiv="refresh"' in answer.text for answer in answers)
+        assert max(open_at_once) == need("web: python -m workers web").postgresql

@@ -1,14 +1,16 @@
 """Commands that go on until they are stopped are stopped by a signal, whenever it comes."""
 
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.rig.waiting import eventually
 from workers.cli.signals import stop_signal
+
+PATIENCE_SECONDS = 15
 
 
 @pytest.fixture
@@ -37,29 +39,17 @@ def test_a_signal_that_meets_the_main_thread_in_the_midst_of_waiting_is_heard(
     signal.raise_signal(signum)
 
 
-TO_ANOTHER_THREAD = """
-import signal, threading, time
-from workers.cli.signals import stop_signal
+@pytest.mark.usefixtures("_handlers_are_put_back")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_system_gives_to_another_thread_is_heard(signum: signal.Signals) -> None:
+    stop = stop_signal()
 
-stop = stop_signal()
+    def receive() -> None:
+        # When the main thread waits already, and so executes nothing
+        eventually(lambda: stop._cond._waiters)  # type: ignore[attr-defined]
+        signal.pthread_kill(threading.get_ident(), signum)
 
-def send():
-    time.sleep(0.2)
-    signal.pthread_kill(threading.get_ident(), signal.{signum})
-    threading.Event().wait()
-
-threading.Thread(target=send, daemon=True).start()
-stop.wait()
-"""
-
-
-@pytest.mark.parametrize("signum", ["SIGINT", "SIGTERM"])
-def test_a_signal_that_the_system_gives_to_another_thread_is_heard(signum: str) -> None:
-    # Given a main thread that waits already, and so executes nothing
-    code = TO_ANOTHER_THREAD.format(signum=signum)
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], timeout=20, check=False, capture_output=True
-    )
-
-    assert (done.returncode, done.stderr) == (0, b"")
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(receive)
+        assert stop.wait(PATIENCE_SECONDS)
+    received.result()

@@ -129,6 +129,21 @@ def test_an_agent_with_more_chats_than_allowed_gets_none(shared_database: Databa
     assert assign(shared_database) == {"assigned": 0, "waiting": 1}
 
 
+def test_agents_without_a_limit_take_turns(shared_database: Database) -> None:
+    endless = 2**31 - 1
+    start(
+        shared_database,
+        agents=[
+            {"id": ANA, "max_concurrent_chats": endless, "avg_rating": 4},
+            {"id": BAO, "max_concurrent_chats": endless, "avg_rating": 5},
+        ],
+        queue=[ADA, BEN, EVA],
+    )
+
+    assert assign(shared_database) == {"assigned": 3, "waiting": 0}
+    assert assignments(shared_database) == [(ADA, BAO), (BEN, ANA), (EVA, BAO)]
+
+
 def warnings(database: Database) -> list[str]:
     messages = marketplace.read(database)["customer_service_messages"]
     return [message["content"] for message in messages]

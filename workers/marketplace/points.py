@@ -182,7 +182,7 @@ def expire_points(session: Session, now: datetime, *, batch_size: int) -> Batche
     mismatched = set[int]()
     while found := session.execute(FIND_DUE, {**ahead, **place}).one_or_none():
         # In a transaction of its own: the first of them are not locked for as long as it takes.
-        yield dict.fromkeys(("lots", "points", "users"), 0)
+        yield {"lots": 0, "points": 0, "users": 0}
         # Of those who are left alone, more lots may come up later: they are not looked at again.
         user_ids = [user_id for user_id in found.user_ids if user_id not in mismatched]
         while user_ids:

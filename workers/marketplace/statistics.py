@@ -172,19 +172,19 @@ def _look_at_all(session: Session, now: datetime, batch_size: int) -> Batches:
         return None
     resume_after = state.resume_after if state else None
     after = BEFORE_ALL_IDS if resume_after is None else resume_after
-    heavier = FIRST_GUESS
-    while (people := _next_users(session, after, heavier, batch_size)).user_ids:
+    underestimate = FIRST_GUESS
+    while (people := _next_users(session, after, underestimate, batch_size)).user_ids:
         done = _recompute(session, people.user_ids)
         after = people.last_id
         session.execute(SAVE_FULL_PASS, {"resume_after": after, "finished_at": finished_at})
         yield {"users": done.written}
-        heavier = max(1, done.weight / people.weight)
+        underestimate = max(1, done.weight / people.weight)
     session.execute(SAVE_FULL_PASS, {"resume_after": None, "finished_at": now})
     return None
 
 
-def _next_users(session: Session, after: int, heavier: float, batch_size: int) -> Row[Any]:
-    weight = math.ceil(batch_size * TASKS_PER_USER / heavier)
+def _next_users(session: Session, after: int, underestimate: float, batch_size: int) -> Row[Any]:
+    weight = math.ceil(batch_size * TASKS_PER_USER / underestimate)
     place = {"after": after, "batch_size": batch_size, "weight": weight}
     return session.execute(NEXT_USERS, place).one()
 
